@@ -1,0 +1,1 @@
+//! The dstack command for owners, operators and relying parties.

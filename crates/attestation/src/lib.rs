@@ -1,0 +1,1 @@
+//! Evidence formats, cryptographic verification and appraisal; one module per platform.

@@ -1,0 +1,1 @@
+//! Collect evidence from this machine; the simulated provider sits behind a feature.

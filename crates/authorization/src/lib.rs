@@ -1,0 +1,1 @@
+//! May this measured boot have keys? One policy core and its backends.

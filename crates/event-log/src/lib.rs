@@ -1,0 +1,1 @@
+//! Boot (CCEL/TCG2) and runtime event logs: parse, encode, digest, replay.

@@ -1,0 +1,1 @@
+//! Derivation tree, signature chains and the sealed environment.

@@ -1,0 +1,1 @@
+//! The launch measurement an OS image and a VM configuration must produce.

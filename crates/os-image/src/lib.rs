@@ -1,0 +1,1 @@
+//! OS image metadata, store, verity, building and reference values.

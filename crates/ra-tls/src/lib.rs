@@ -1,0 +1,1 @@
+//! Certificates that carry evidence: issue, parse, and the rustls verifiers.

@@ -1,0 +1,1 @@
+//! Serve and call the api over TCP, Unix socket, vsock and RA-TLS.

@@ -1,0 +1,1 @@
+//! The life of a daemon: config, telemetry, signals, readiness, version.

@@ -1,0 +1,1 @@
+//! Releases keys only to measured, allowed code.

@@ -1,0 +1,1 @@
+//! Keeps processes running independently of the daemon that asked for them.

@@ -1,0 +1,1 @@
+//! The software TEE: registers and real TDX quotes under a generated vendor root.

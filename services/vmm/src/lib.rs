@@ -1,0 +1,1 @@
+//! Lifecycle of confidential VMs on one host.

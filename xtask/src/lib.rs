@@ -1,0 +1,1 @@
+//! Repo law and release chores.
