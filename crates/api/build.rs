@@ -73,18 +73,32 @@ fn emit(name: &str, proto_name: &str, methods: &[Method], out: &mut String) -> s
     writeln!(out, "/// [`crate::Dispatch`] for any [`{name}Rpc`].\npub struct {name}Server<S>(pub std::sync::Arc<S>);\n")?;
     writeln!(out, "impl<S: {name}Rpc> crate::Dispatch for {name}Server<S> {{")?;
     writeln!(out, "    type Caller = S::Caller;\n    const SERVICE: &'static str = \"{proto_name}\";")?;
-    writeln!(out, "    async fn dispatch(&self, caller: S::Caller, method: &str, input: crate::Payload) -> Result<Vec<u8>, crate::RpcError> {{")?;
+    writeln!(
+        out,
+        "    async fn dispatch(&self, caller: S::Caller, method: &str, input: crate::Payload) -> Result<Vec<u8>, crate::RpcError> {{"
+    )?;
     writeln!(out, "        match method {{")?;
     for m in methods {
-        writeln!(out, "            \"{}\" => {{ let encoding = input.encoding; let request = input.decode()?; encoding.encode(&self.0.{}(caller, request).await?) }}", m.proto_name, m.name)?;
+        writeln!(
+            out,
+            "            \"{}\" => {{ let encoding = input.encoding; let request = input.decode()?; encoding.encode(&self.0.{}(caller, request).await?) }}",
+            m.proto_name, m.name
+        )?;
     }
     writeln!(out, "            other => Err(crate::RpcError::unknown_method(Self::SERVICE, other)),\n        }}\n    }}\n}}\n")?;
-    writeln!(out, "/// Client of `{proto_name}` over any [`crate::Transport`].\n#[derive(Debug, Clone)]\npub struct {name}Client<T>(pub T);\n")?;
+    writeln!(
+        out,
+        "/// Client of `{proto_name}` over any [`crate::Transport`].\n#[derive(Debug, Clone)]\npub struct {name}Client<T>(pub T);\n"
+    )?;
     writeln!(out, "impl<T: crate::Transport> {name}Client<T> {{")?;
     for m in methods {
         writeln!(out, "    /// Calls `{}`.\n    ///\n    /// Errors: what the server answered, or the transport's.", m.proto_name)?;
         writeln!(out, "    pub async fn {}(&self, request: &{}) -> Result<{}, crate::RpcError> {{", m.name, m.input_type, m.output_type)?;
-        writeln!(out, "        let answer = self.0.call(\"{}\", crate::Encoding::Json.encode(request)?).await?;\n        crate::Payload::json(answer).decode()\n    }}", m.proto_name)?;
+        writeln!(
+            out,
+            "        let answer = self.0.call(\"{}\", crate::Encoding::Json.encode(request)?).await?;\n        crate::Payload::json(answer).decode()\n    }}",
+            m.proto_name
+        )?;
     }
     writeln!(out, "}}\n")
 }
