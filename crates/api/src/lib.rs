@@ -14,27 +14,27 @@ pub use prpc::{Dispatch, Encoding, Payload, RpcError, Transport};
 pub use user_facing::UserFacing;
 
 /// Key management service.
-#[allow(missing_docs, clippy::all, reason = "generated from proto/kms.proto")]
+#[allow(missing_docs, clippy::all, clippy::too_many_lines, reason = "generated from proto/kms.proto")]
 pub mod kms {
     include!(concat!(env!("OUT_DIR"), "/kms.rs"));
 }
 /// Virtual machine manager.
-#[allow(missing_docs, clippy::all, reason = "generated from proto/vmm.proto")]
+#[allow(missing_docs, clippy::all, clippy::too_many_lines, reason = "generated from proto/vmm.proto")]
 pub mod vmm {
     include!(concat!(env!("OUT_DIR"), "/vmm.rs"));
 }
 /// What the VMM serves to guests.
-#[allow(missing_docs, clippy::all, reason = "generated from proto/host_api.proto")]
+#[allow(missing_docs, clippy::all, clippy::too_many_lines, reason = "generated from proto/host_api.proto")]
 pub mod host_api {
     include!(concat!(env!("OUT_DIR"), "/host_api.rs"));
 }
 /// What the guest agent serves to its host.
-#[allow(missing_docs, clippy::all, reason = "generated from proto/guest_api.proto")]
+#[allow(missing_docs, clippy::all, clippy::too_many_lines, reason = "generated from proto/guest_api.proto")]
 pub mod guest_api {
     include!(concat!(env!("OUT_DIR"), "/guest_api.rs"));
 }
 /// What the guest agent serves to containers and to the public.
-#[allow(missing_docs, clippy::all, reason = "generated from proto/guest_agent.proto")]
+#[allow(missing_docs, clippy::all, clippy::too_many_lines, reason = "generated from proto/guest_agent.proto")]
 pub mod guest_agent {
     include!(concat!(env!("OUT_DIR"), "/dstack_guest.rs"));
 }

@@ -1,1 +1,0 @@
-//! Repo law and release chores.

@@ -1,0 +1,67 @@
+//! The law of the tree: file sizes, names, and nothing left over.
+
+use std::{collections::BTreeSet, fs, path::Path, process::Command};
+
+use anyhow::Context as _;
+
+/// No source file is longer.
+const MAX_LINES: usize = 800;
+/// No `main.rs` of a service is longer.
+const MAX_MAIN_LINES: usize = 80;
+const SOURCE: [&str; 6] = ["rs", "ts", "py", "go", "sol", "sh"];
+const FORBIDDEN_MODULES: [&str; 6] = ["utils", "common", "helpers", "misc", "types", "manager"];
+const REQUIRED: [&str; 9] = [
+    "README.md", "ARCHITECTURE.md", "SPECIFICATION.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "deny.toml", ".ci/run",
+];
+
+/// Every breach, one sentence each.
+pub(crate) fn check() -> anyhow::Result<Vec<String>> {
+    let listed = Command::new("git").args(["ls-files", "-z"]).output().context("running git ls-files")?;
+    let text = String::from_utf8(listed.stdout).context("a file name is not UTF-8")?;
+    let files: BTreeSet<&str> = text.split('\0').filter(|name| !name.is_empty() && Path::new(name).exists()).collect();
+    let mut findings: Vec<String> =
+        REQUIRED.iter().filter(|name| !files.contains(**name)).map(|name| format!("{name} is missing")).collect();
+    for name in &files {
+        check_name(name, &mut findings);
+        let extension = Path::new(name).extension().and_then(|ext| ext.to_str()).unwrap_or_default();
+        if SOURCE.contains(&extension) && !name.contains("testdata/") && !name.starts_with("xtask/") {
+            let source = fs::read_to_string(name).with_context(|| format!("reading {name}"))?;
+            check_source(name, &source, &mut findings);
+        }
+    }
+    Ok(findings)
+}
+
+fn check_name(name: &str, findings: &mut Vec<String>) {
+    let path = Path::new(name);
+    let folders = path.parent().into_iter().flat_map(Path::components).filter_map(|part| part.as_os_str().to_str());
+    for folder in folders.filter(|_| !name.contains("testdata/") && !name.contains("/src/")) {
+        if folder.chars().any(|c| c.is_ascii_uppercase() || (c == '_' && !name.contains("/rootfs/"))) {
+            findings.push(format!("{name}: folder {folder} is not kebab-case"));
+        }
+    }
+    let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+    if path.extension().is_some_and(|ext| ext == "rs") && FORBIDDEN_MODULES.contains(&stem) {
+        findings.push(format!("{name}: a module named {stem} says nothing"));
+    }
+}
+
+fn check_source(name: &str, source: &str, findings: &mut Vec<String>) {
+    let lines = source.lines().count();
+    let limit = if name.starts_with("services/") && name.ends_with("src/main.rs") { MAX_MAIN_LINES } else { MAX_LINES };
+    if lines > limit {
+        findings.push(format!("{name}: {lines} lines, at most {limit}"));
+    }
+    for (index, line) in source.lines().enumerate() {
+        let number = index + 1;
+        if ["todo!(", "unimplemented!(", "FIXME", "XXX"].iter().any(|word| line.contains(word)) {
+            findings.push(format!("{name}:{number}: a leftover"));
+        }
+        if line.contains("TODO") && !line.contains("TODO(#") {
+            findings.push(format!("{name}:{number}: write TODO(#issue)"));
+        }
+        if line.contains("#[ignore") {
+            findings.push(format!("{name}:{number}: an ignored test proves nothing"));
+        }
+    }
+}
