@@ -1,1 +1,2 @@
+//! The guest agent.
 fn main() {}
