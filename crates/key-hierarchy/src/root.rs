@@ -1,0 +1,88 @@
+//! The root of a KMS.
+
+use dstack_manifest::{AppId, InstanceId};
+use rand_core::CryptoRngCore;
+
+use crate::{
+    AppKeys, EnvSecret, Secret,
+    ec::{InvalidKey, K256Key, P256Key},
+    kdf::{derive_dh_secret, derive_key, derive_p256},
+    signature::{RecoverableSignature, app_key_digest, env_key_digest, env_key_digest_v1},
+};
+
+/// The two root keys of a KMS; everything it releases is derived from them.
+///
+/// The certificate key is both a signing key and input key material. That is how deployed systems derive; it cannot change
+/// without losing every disk.
+#[derive(Debug)]
+pub struct RootKeys {
+    /// Key of the root certificate, and the root of disk, environment and app CA keys.
+    pub ca: P256Key,
+    /// Root of the apps' secp256k1 keys, and what signs them.
+    pub k256: K256Key,
+}
+
+impl RootKeys {
+    /// A new root.
+    #[must_use]
+    pub fn generate(rng: &mut impl CryptoRngCore) -> Self {
+        Self { ca: P256Key::generate(rng), k256: K256Key::generate(rng) }
+    }
+
+    /// Key of an app's CA. Source: SPEC.md §2.
+    ///
+    /// Errors: as [`derive_p256`].
+    pub fn app_ca_key(&self, app_id: &AppId) -> Result<P256Key, InvalidKey> {
+        derive_p256(&self.ca.scalar(), &[app_id.as_bytes(), b"app-ca"])
+    }
+
+    /// Key of an instance's disk; its lower-case hex is the LUKS passphrase. Source: SPEC.md §2.
+    ///
+    /// Errors: as [`derive_p256`].
+    pub fn disk_key(&self, app_id: &AppId, instance_id: &InstanceId) -> Result<Secret<32>, InvalidKey> {
+        derive_dh_secret(&self.ca.scalar(), &[app_id.as_bytes(), instance_id.as_bytes(), b"app-disk-crypt-key"])
+    }
+
+    /// X25519 secret that opens an app's sealed environment. Source: SPEC.md §2.
+    ///
+    /// Errors: as [`derive_p256`].
+    pub fn env_key(&self, app_id: &AppId) -> Result<EnvSecret, InvalidKey> {
+        derive_dh_secret(&self.ca.scalar(), &[app_id.as_bytes(), b"env-encrypt-key"]).map(EnvSecret::new)
+    }
+
+    /// An app's secp256k1 key and the root's signature over its public key. Source: SPEC.md §2, §3.
+    ///
+    /// Errors: as [`derive_p256`], on the other curve.
+    pub fn app_k256_key(&self, app_id: &AppId) -> Result<(K256Key, RecoverableSignature), InvalidKey> {
+        let key = K256Key::from_scalar(&derive_key(&self.k256.scalar(), &[app_id.as_bytes(), b"app-key"]))?;
+        let signature = self.k256.sign_digest(&app_key_digest(app_id, &key.public_key()))?;
+        Ok((key, signature))
+    }
+
+    /// Everything one instance of an app receives.
+    ///
+    /// Errors: as [`derive_p256`].
+    pub fn app_keys(&self, app_id: &AppId, instance_id: &InstanceId) -> Result<AppKeys, InvalidKey> {
+        let (k256, signature) = self.app_k256_key(app_id)?;
+        Ok(AppKeys {
+            disk_crypt_key: self.disk_key(app_id, instance_id)?,
+            env_crypt_key: Some(self.env_key(app_id)?),
+            k256_key: k256,
+            k256_signature: Some(signature),
+        })
+    }
+
+    /// Signs an app's environment public key without a time, for older clients. Source: SPEC.md §3.
+    ///
+    /// Errors: none in practice; the signer's are passed on.
+    pub fn sign_env_key(&self, app_id: &AppId, public_key: &[u8; 32]) -> Result<RecoverableSignature, InvalidKey> {
+        self.k256.sign_digest(&env_key_digest(app_id, public_key))
+    }
+
+    /// Signs an app's environment public key with the time `signed_at` (unix seconds). Source: SPEC.md §3.
+    ///
+    /// Errors: none in practice; the signer's are passed on.
+    pub fn sign_env_key_v1(&self, app_id: &AppId, signed_at: u64, public_key: &[u8; 32]) -> Result<RecoverableSignature, InvalidKey> {
+        self.k256.sign_digest(&env_key_digest_v1(app_id, signed_at, public_key))
+    }
+}
