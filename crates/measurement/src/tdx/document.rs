@@ -1,0 +1,246 @@
+//! `measurement.tdx.cbor`, version 3: what of an image a verifier needs, without its files.
+
+use dstack_manifest::{MeasurementDocument, OsImageHash};
+use serde::{Deserialize, Serialize};
+
+use super::{ImageError, ImageFiles};
+use crate::checksum::{ChecksumError, ChecksumFile, TDX_DOCUMENT_NAME, binding_line};
+use crate::kernel::{self, KernelPlacement, MAX_FILE_LEN};
+use crate::mrtd::mrtd;
+use crate::td_hob::{TdHobError, TdHobWitness};
+use crate::tdvf::{SectionKind, Tdvf};
+use crate::{Digest384, PageAddOrder, sha384};
+
+/// Only version that is read and written.
+const VERSION: u64 = 3;
+const MAX_DOCUMENT_LEN: usize = 4096;
+/// A VM of this size has the kernel addresses of every VM with 2 GiB below 4 GiB.
+const DOCUMENT_MEMORY_SIZE: u64 = 1 << 31;
+/// SHA-384 of the variable store of a 4 MiB OVMF build, `OVMF_VARS_4M.fd`.
+pub(super) const STOCK_CFV_DIGEST: Digest384 = [
+    0x34, 0x4b, 0xc5, 0x1c, 0x98, 0x0b, 0xa6, 0x21, 0xaa, 0xa0, 0x0d, 0xa3, 0xed, 0x74, 0x36, 0xf7, 0xd6, 0xe5, 0x49, 0x19, 0x7d, 0xfe, 0x69, 0x95, 0x15, 0xdf,
+    0xa2, 0xc6, 0x58, 0x3d, 0x95, 0xe6, 0x41, 0x2a, 0xf2, 0x1c, 0x09, 0x7d, 0x47, 0x31, 0x55, 0x87, 0x5f, 0xfd, 0x56, 0x1d, 0x67, 0x90,
+];
+
+/// Why bytes are not a measurement document.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DocumentError {
+    /// Longer than any document of this version.
+    #[error("measurement document of {len} bytes is larger than {MAX_DOCUMENT_LEN}")]
+    TooLarge {
+        /// Its length.
+        len: usize,
+    },
+    /// Not the CBOR structure of this version.
+    #[error("measurement document is malformed: {0}")]
+    Malformed(String),
+    /// Another version.
+    #[error("measurement document has version {0}, this program reads version {VERSION}")]
+    UnsupportedVersion(u64),
+    /// The right structure, but not the one encoding of it.
+    #[error("measurement document is not in its deterministic encoding")]
+    NotDeterministic,
+    /// The memory map inside is not valid.
+    #[error("memory map in the measurement document")]
+    MemoryMap(#[from] TdHobError),
+    /// The document is not the image's.
+    #[error("measurement document is not bound to the OS image")]
+    NotBound(#[from] ChecksumError),
+}
+
+/// Which events the firmware logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OvmfVariant {
+    /// OVMF before edk2-stable202505 with the stock 4 MiB variable store.
+    #[serde(rename = "pre202505")]
+    Pre202505,
+}
+
+/// What an image contributes to MRTD and RTMR0 to RTMR2 of a TD.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageMeasurement {
+    /// SHA-384 of the command line as the EFI stub sees it.
+    pub cmdline_sha384: Digest384,
+    /// Authenticode SHA-384 of the kernel, patched by QEMU before 10.2 for a VM whose memory below 4 GiB is 2 GiB.
+    pub kernel_authenticode: Digest384,
+    /// SHA-384 of the initrd.
+    pub initrd_sha384: Digest384,
+    /// Which events the firmware logs.
+    pub ovmf: OvmfVariant,
+    /// MRTD with pages added in a single pass.
+    pub mrtd_single_pass: Digest384,
+    /// MRTD with pages added in two passes.
+    pub mrtd_two_pass: Digest384,
+    /// Memory accepted before the firmware starts.
+    pub td_hob: TdHobWitness,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wire {
+    version: u64,
+    image: WireImage,
+    tdvf: WireTdvf,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WireImage {
+    #[serde(with = "serde_bytes")]
+    cmdline_sha384: Digest384,
+    #[serde(with = "serde_bytes")]
+    kernel_authenticode: Digest384,
+    #[serde(with = "serde_bytes")]
+    initrd_sha384: Digest384,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WireTdvf {
+    ovmf: OvmfVariant,
+    mrtd: WireMrtd,
+    #[serde(with = "serde_bytes")]
+    td_hob: Vec<u8>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WireMrtd {
+    #[serde(with = "serde_bytes")]
+    single_pass: Digest384,
+    #[serde(with = "serde_bytes")]
+    two_pass: Digest384,
+}
+
+/// Only the version, to tell another version from garbage.
+#[derive(Deserialize)]
+struct WireVersion {
+    version: u64,
+}
+
+impl ImageMeasurement {
+    /// Measures the files of an image.
+    ///
+    /// The format has one name for firmware events, [`OvmfVariant::Pre202505`], and takes the stock variable store for
+    /// granted. Whether that holds for a firmware is told by [`identify_ovmf`], which a builder of images should ask.
+    ///
+    /// # Errors
+    /// [`ImageError`]: a file is not what it should be, or the firmware is not a known OVMF.
+    pub fn from_files(files: &ImageFiles<'_>) -> Result<Self, ImageError> {
+        let tdvf = Tdvf::parse(files.firmware)?;
+        if files.initrd.len() > MAX_FILE_LEN {
+            return Err(ImageError::InitrdTooLarge { len: files.initrd.len() });
+        }
+        let placement = KernelPlacement { memory_size: DOCUMENT_MEMORY_SIZE, patched: true };
+        Ok(Self {
+            cmdline_sha384: measure_cmdline(files.cmdline),
+            kernel_authenticode: kernel::measure(files.kernel, files.initrd.len(), files.cmdline, placement)?,
+            initrd_sha384: sha384(files.initrd),
+            ovmf: OvmfVariant::Pre202505,
+            mrtd_single_pass: mrtd(&tdvf, PageAddOrder::SinglePass),
+            mrtd_two_pass: mrtd(&tdvf, PageAddOrder::TwoPass),
+            td_hob: TdHobWitness::from_tdvf(&tdvf)?,
+        })
+    }
+
+    /// Reads the CBOR document. Only the encoding that [`Self::encode`] writes is accepted.
+    ///
+    /// # Errors
+    /// [`DocumentError`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, DocumentError> {
+        if bytes.len() > MAX_DOCUMENT_LEN {
+            return Err(DocumentError::TooLarge { len: bytes.len() });
+        }
+        if let Ok(WireVersion { version }) = ciborium::from_reader(bytes)
+            && version != VERSION
+        {
+            return Err(DocumentError::UnsupportedVersion(version));
+        }
+        let wire: Wire = ciborium::from_reader(bytes).map_err(|error| DocumentError::Malformed(error.to_string()))?;
+        let measurement = Self {
+            cmdline_sha384: wire.image.cmdline_sha384,
+            kernel_authenticode: wire.image.kernel_authenticode,
+            initrd_sha384: wire.image.initrd_sha384,
+            ovmf: wire.tdvf.ovmf,
+            mrtd_single_pass: wire.tdvf.mrtd.single_pass,
+            mrtd_two_pass: wire.tdvf.mrtd.two_pass,
+            td_hob: TdHobWitness::decode(&wire.tdvf.td_hob)?,
+        };
+        if measurement.encode() != bytes {
+            return Err(DocumentError::NotDeterministic);
+        }
+        Ok(measurement)
+    }
+
+    /// Reads the document inside a VM configuration and checks that it belongs to image `os_image_hash`: the checksum file
+    /// has that hash and lists the document.
+    ///
+    /// Trust: both parts come from the host; the result says what *that image* measures to, not that the image is good.
+    ///
+    /// # Errors
+    /// [`DocumentError::NotBound`] and those of [`Self::decode`].
+    pub fn from_bound_document(document: &MeasurementDocument, os_image_hash: &OsImageHash) -> Result<Self, DocumentError> {
+        let checksums = ChecksumFile::parse(&document.checksum_file)?;
+        checksums.check_image(os_image_hash)?;
+        checksums.check_file(TDX_DOCUMENT_NAME, &document.measurement)?;
+        Self::decode(&document.measurement)
+    }
+
+    /// The bytes of `measurement.tdx.cbor`. One value has one encoding.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let wire = Wire {
+            version: VERSION,
+            image: WireImage {
+                cmdline_sha384: self.cmdline_sha384,
+                kernel_authenticode: self.kernel_authenticode,
+                initrd_sha384: self.initrd_sha384,
+            },
+            tdvf: WireTdvf {
+                ovmf: self.ovmf,
+                mrtd: WireMrtd { single_pass: self.mrtd_single_pass, two_pass: self.mrtd_two_pass },
+                td_hob: self.td_hob.encode(),
+            },
+        };
+        let mut bytes = Vec::new();
+        // Writing plain structs to memory has no way to go wrong.
+        let written = ciborium::into_writer(&wire, &mut bytes);
+        debug_assert!(written.is_ok(), "{written:?}");
+        bytes
+    }
+
+    /// The line of `sha256sum.txt` that binds the document to the image.
+    #[must_use]
+    pub fn checksum_line(&self) -> String {
+        binding_line(TDX_DOCUMENT_NAME, &self.encode())
+    }
+
+    /// MRTD for pages added in `order`.
+    #[must_use]
+    pub fn mrtd(&self, order: PageAddOrder) -> Digest384 {
+        match order {
+            PageAddOrder::SinglePass => self.mrtd_single_pass,
+            PageAddOrder::TwoPass => self.mrtd_two_pass,
+        }
+    }
+}
+
+/// Digest of the command line: UTF-16 with the terminator, after the initrd option that OVMF's loader appends.
+pub(super) fn measure_cmdline(cmdline: &str) -> Digest384 {
+    let units = cmdline.encode_utf16().chain(" initrd=initrd\0".encode_utf16());
+    sha384(&units.flat_map(u16::to_le_bytes).collect::<Vec<u8>>())
+}
+
+/// Which events `firmware` logs, judged by its variable store.
+///
+/// # Errors
+/// [`ImageError::UnknownVariableStore`] when the document format cannot express this firmware; those of [`Tdvf::parse`].
+pub fn identify_ovmf(firmware: &[u8]) -> Result<OvmfVariant, ImageError> {
+    let tdvf = Tdvf::parse(firmware)?;
+    let digest = tdvf.only(SectionKind::ConfigurationFirmwareVolume).map_or([0; 48], |store| sha384(store.data));
+    if digest == STOCK_CFV_DIGEST {
+        return Ok(OvmfVariant::Pre202505);
+    }
+    Err(ImageError::UnknownVariableStore { digest: hex::encode(digest) })
+}

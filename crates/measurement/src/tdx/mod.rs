@@ -1,0 +1,51 @@
+//! Intel TDX: the image document and the registers a launch must produce.
+
+mod document;
+mod expected;
+
+pub use document::{DocumentError, ImageMeasurement, OvmfVariant, identify_ovmf};
+pub use expected::{ExpectedLaunch, LaunchError, TdxRegisters, expected, expected_from_files};
+
+use crate::kernel::KernelError;
+use crate::td_hob::TdHobError;
+use crate::tdvf::TdvfError;
+
+/// The files of an OS image that are measured at launch.
+#[derive(Debug, Clone, Copy)]
+pub struct ImageFiles<'a> {
+    /// Firmware image (`ovmf.fd`).
+    pub firmware: &'a [u8],
+    /// Kernel (`bzImage`).
+    pub kernel: &'a [u8],
+    /// Initial RAM disk.
+    pub initrd: &'a [u8],
+    /// Kernel command line, as given to QEMU.
+    pub cmdline: &'a str,
+}
+
+/// Why the files of an image cannot be measured.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ImageError {
+    /// The firmware cannot start a TD.
+    #[error("firmware of the image")]
+    Firmware(#[from] TdvfError),
+    /// The firmware's memory map is not usable.
+    #[error("memory map of the firmware")]
+    MemoryMap(#[from] TdHobError),
+    /// The kernel cannot be measured.
+    #[error("kernel of the image")]
+    Kernel(#[from] KernelError),
+    /// The variable store is not the stock one, so the events of this firmware are not known.
+    #[error("variable store of the firmware has SHA-384 {digest}, no known OVMF has that")]
+    UnknownVariableStore {
+        /// Digest of the configuration firmware volume, hex.
+        digest: String,
+    },
+    /// The initrd is larger than [`crate::kernel::MAX_FILE_LEN`].
+    #[error("initrd of {len} bytes is too large")]
+    InitrdTooLarge {
+        /// Its length.
+        len: usize,
+    },
+}

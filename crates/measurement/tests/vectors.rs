@@ -1,0 +1,271 @@
+//! Registers, documents and event logs of real machines.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests panic on purpose")]
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use dstack_manifest::VmConfig;
+use dstack_measurement::acpi::AcpiDigests;
+use dstack_measurement::boot_event::event_type;
+use dstack_measurement::checksum::{ChecksumFile, os_image_hash};
+use dstack_measurement::mrtd::mrtd;
+use dstack_measurement::tdvf::Tdvf;
+use dstack_measurement::tdx::{self, DocumentError, ImageError, ImageFiles, ImageMeasurement, LaunchError, OvmfVariant};
+use dstack_measurement::{BootEvent, Digest384, PageAddOrder, QemuVersion, VmShape, replay, sha384};
+use serde_json::Value;
+
+fn testdata(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/testdata/tdx").join(name)
+}
+
+fn must_json(name: &str) -> Value {
+    serde_json::from_slice(&std::fs::read(testdata(name)).unwrap()).unwrap()
+}
+
+fn must_firmware() -> Vec<u8> {
+    let file = std::fs::File::open(testdata("virtee_OVMF.inteltdx.fd.gz")).unwrap();
+    let mut bytes = Vec::new();
+    flate2::read::GzDecoder::new(file).read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+fn must_digest(value: &Value) -> Digest384 {
+    hex::decode(value.as_str().unwrap()).unwrap().try_into().unwrap()
+}
+
+/// (event type, digest) of register `imr` of a machine.
+fn must_events(machine: &Value, imr: &str) -> Vec<(u32, Digest384)> {
+    let events = machine["boot_event_digests"][imr].as_array().unwrap();
+    events.iter().map(|event| (u32::try_from(event[0].as_u64().unwrap()).unwrap(), must_digest(&event[1]))).collect()
+}
+
+fn must_machines() -> Vec<Value> {
+    must_json("machines.json").as_array().unwrap().clone()
+}
+
+/// ACPI digests as logged by a machine.
+fn must_acpi(machine: &Value) -> AcpiDigests {
+    let logged: Vec<Digest384> =
+        must_events(machine, "0").into_iter().filter(|(kind, _)| *kind == event_type::PLATFORM_CONFIG_FLAGS).map(|(_, digest)| digest).collect();
+    let [loader, rsdp, tables] = logged[..] else { panic!("{} ACPI events", logged.len()) };
+    AcpiDigests { loader, rsdp, tables }
+}
+
+fn registers_of(launch: &tdx::ExpectedLaunch) -> [Digest384; 3] {
+    [launch.registers.rtmr0, launch.registers.rtmr1, launch.registers.rtmr2]
+}
+
+fn must_document_of(machine: &Value) -> ImageMeasurement {
+    ImageMeasurement::decode(&hex::decode(machine["measurement_cbor_hex"].as_str().unwrap()).unwrap()).unwrap()
+}
+
+#[test]
+fn mrtd_of_a_public_firmware_matches_independent_computation() {
+    let firmware = must_firmware();
+    let expected = &must_json("expected.json")["images"][0]["decoded"]["tdvf"]["mrtd"];
+
+    let tdvf = Tdvf::parse(&firmware).unwrap();
+
+    assert_eq!(mrtd(&tdvf, PageAddOrder::SinglePass), must_digest(&expected["single_pass"]));
+    assert_eq!(mrtd(&tdvf, PageAddOrder::TwoPass), must_digest(&expected["two_pass"]));
+}
+
+#[test]
+fn published_documents_survive_decoding_and_encoding() {
+    for (index, name) in ["image1.measurement.tdx.cbor", "image2.measurement.tdx.cbor"].into_iter().enumerate() {
+        let bytes = std::fs::read(testdata(name)).unwrap();
+        let image = &must_json("expected.json")["images"][index]["decoded"];
+
+        let document = ImageMeasurement::decode(&bytes).unwrap();
+
+        assert_eq!(document.encode(), bytes, "{name}");
+        assert_eq!(document.kernel_authenticode, must_digest(&image["image"]["kernel_authenticode"]));
+        assert_eq!(document.initrd_sha384, must_digest(&image["image"]["initrd_sha384"]));
+        assert_eq!(document.cmdline_sha384, must_digest(&image["image"]["cmdline_sha384"]));
+        assert_eq!(hex::encode(document.td_hob.encode()), image["tdvf"]["td_hob"].as_str().unwrap());
+    }
+}
+
+#[test]
+fn a_machine_that_carries_its_document_has_the_expected_registers() {
+    let machines = must_machines();
+    let bound: Vec<&Value> = machines.iter().filter(|machine| machine["checksum_file"].is_string()).collect();
+    assert!(!bound.is_empty());
+    for machine in bound {
+        let config: VmConfig = serde_json::from_value(machine["vm_config"].clone()).unwrap();
+        let image =
+            ImageMeasurement::from_bound_document(config.tdx_measurement.as_ref().unwrap(), config.os_image_hash.as_ref().unwrap()).unwrap();
+
+        let launch = tdx::expected(&image, &VmShape::try_from(&config).unwrap(), &must_acpi(machine)).unwrap();
+
+        assert_eq!(launch.registers.mrtd, must_digest(&machine["mrtd"]));
+        for (imr, register) in registers_of(&launch).into_iter().enumerate() {
+            assert_eq!(register, must_digest(&machine["rtmr"][imr]), "RTMR{imr} of {}", machine["id"]);
+        }
+    }
+}
+
+#[test]
+fn every_machine_logs_the_expected_firmware_events() {
+    // Cmdline, kernel and initrd differ between images; the rest must come out whatever the document says.
+    let document = ImageMeasurement::decode(&std::fs::read(testdata("image1.measurement.tdx.cbor")).unwrap()).unwrap();
+    for machine in must_machines() {
+        let config: VmConfig = serde_json::from_value(machine["vm_config"].clone()).unwrap();
+        let rtmr1 = must_events(&machine, "1");
+        let rtmr2 = must_events(&machine, "2");
+        let image = ImageMeasurement {
+            kernel_authenticode: rtmr1[0].1,
+            cmdline_sha384: rtmr2[0].1,
+            initrd_sha384: rtmr2[1].1,
+            ..document.clone()
+        };
+
+        let launch = tdx::expected(&image, &VmShape::try_from(&config).unwrap(), &must_acpi(&machine)).unwrap();
+
+        for (imr, register) in registers_of(&launch).into_iter().enumerate() {
+            let events: Vec<(u32, Digest384)> =
+                launch.events.iter().filter(|event| event.imr as usize == imr).map(|event| (event.event_type, event.digest)).collect();
+            assert_eq!(events, must_events(&machine, &imr.to_string()), "{}", machine["id"]);
+            assert_eq!(register, must_digest(&machine["rtmr"][imr]), "RTMR{imr} of {}", machine["id"]);
+        }
+    }
+}
+
+#[test]
+fn the_event_log_has_the_order_types_and_payloads_of_a_real_one() {
+    let log = must_json("eventlog-8vcpu.json");
+    let logged: Vec<&Value> = log.as_array().unwrap().iter().filter(|event| event["imr"].as_u64() != Some(3)).collect();
+    let digest = |index: usize| must_digest(&logged[index]["digest"]);
+    let document = ImageMeasurement::decode(&std::fs::read(testdata("image1.measurement.tdx.cbor")).unwrap()).unwrap();
+    let image = ImageMeasurement { kernel_authenticode: digest(11), cmdline_sha384: digest(16), initrd_sha384: digest(17), ..document };
+    let acpi = AcpiDigests { loader: digest(8), rsdp: digest(9), tables: digest(10) };
+    let shape = VmShape::new(4, 8 << 30, QemuVersion::new(8, 2, 2)).unwrap();
+
+    let launch = tdx::expected(&image, &shape, &acpi).unwrap();
+
+    assert_eq!(launch.events.len(), logged.len());
+    for (index, (event, logged)) in launch.events.iter().zip(logged).enumerate() {
+        assert_eq!(u64::from(event.imr), logged["imr"].as_u64().unwrap(), "event {index}");
+        assert_eq!(u64::from(event.event_type), logged["event_type"].as_u64().unwrap(), "event {index}");
+        assert_eq!(hex::encode(event.digest), logged["digest"].as_str().unwrap(), "event {index}: {}", event.name);
+        if event.event_type != event_type::EFI_BOOT_SERVICES_APPLICATION {
+            assert_eq!(hex::encode(&event.payload), logged["event_payload"].as_str().unwrap(), "event {index}: {}", event.name);
+        }
+    }
+}
+
+#[test]
+fn flipping_any_part_of_the_image_changes_a_register() {
+    let machine = &must_machines()[0];
+    let config: VmConfig = serde_json::from_value(machine["vm_config"].clone()).unwrap();
+    let shape = VmShape::try_from(&config).unwrap();
+    let image = must_document_of(machine);
+    let acpi = must_acpi(machine);
+    let good = tdx::expected(&image, &shape, &acpi).unwrap().registers;
+
+    let flip = |change: fn(&mut ImageMeasurement)| {
+        let mut image = image.clone();
+        change(&mut image);
+        tdx::expected(&image, &shape, &acpi).unwrap().registers
+    };
+
+    assert_ne!(flip(|image| image.kernel_authenticode[0] ^= 1).rtmr1, good.rtmr1);
+    assert_ne!(flip(|image| image.cmdline_sha384[47] ^= 1).rtmr2, good.rtmr2);
+    assert_ne!(flip(|image| image.initrd_sha384[9] ^= 1).rtmr2, good.rtmr2);
+    assert_ne!(flip(|image| image.mrtd_two_pass[0] ^= 1).mrtd, good.mrtd);
+    assert_eq!(flip(|image| image.mrtd_single_pass[0] ^= 1), good, "QEMU 8 uses the other order");
+    for part in 0..3 {
+        let mut acpi = acpi;
+        [&mut acpi.loader, &mut acpi.rsdp, &mut acpi.tables][part][0] ^= 1;
+        assert_ne!(tdx::expected(&image, &shape, &acpi).unwrap().registers.rtmr0, good.rtmr0);
+    }
+    let larger = VmShape { memory_size: 4 << 30, ..shape.clone() };
+    assert_ne!(tdx::expected(&image, &larger, &acpi).unwrap().registers.rtmr0, good.rtmr0);
+}
+
+#[test]
+fn the_document_refuses_vms_it_does_not_cover() {
+    let machine = &must_machines()[0];
+    let (image, acpi) = (must_document_of(machine), must_acpi(machine));
+    let launch = |memory: u64, qemu| tdx::expected(&image, &VmShape::new(1, memory, qemu).unwrap(), &acpi);
+    let old = QemuVersion::new(9, 2, 0);
+
+    assert_eq!(launch(1 << 30, old), Err(LaunchError::UnsupportedMemory { memory_size: 1 << 30 }));
+    assert_eq!(launch(0xaff0_0000, old), Err(LaunchError::UnsupportedMemory { memory_size: 0xaff0_0000 }));
+    assert!(launch(0xb000_0000, old).is_ok());
+    assert_eq!(launch(1 << 31, QemuVersion::new(10, 2, 0)), Err(LaunchError::UnsupportedQemu(QemuVersion::new(10, 2, 0))));
+    assert!(launch(1 << 31, QemuVersion::new(10, 1, 9)).is_ok());
+}
+
+#[test]
+fn a_document_must_be_bound_to_its_image() {
+    let config: VmConfig = serde_json::from_value(must_machines()[0]["vm_config"].clone()).unwrap();
+    let document = config.tdx_measurement.unwrap();
+    let hash = config.os_image_hash.unwrap();
+    assert_eq!(ChecksumFile::parse(&document.checksum_file).unwrap().os_image_hash(), hash);
+
+    let mut other_measurement = document.clone();
+    other_measurement.measurement[60] ^= 1;
+    let mut other_checksums = document.clone();
+    other_checksums.checksum_file[0] = b'0';
+    let mut unlisted = document.clone();
+    unlisted.checksum_file = [b"0".repeat(64).as_slice(), b"  other.cbor\n"].concat();
+
+    let bound = |document| ImageMeasurement::from_bound_document(document, &hash);
+    assert!(bound(&document).is_ok());
+    assert!(matches!(bound(&other_measurement), Err(DocumentError::NotBound(_))));
+    assert!(matches!(bound(&other_checksums), Err(DocumentError::NotBound(_))));
+    let unlisted_hash = os_image_hash(&unlisted.checksum_file);
+    assert!(matches!(ImageMeasurement::from_bound_document(&unlisted, &unlisted_hash), Err(DocumentError::NotBound(_))));
+}
+
+#[test]
+fn documents_in_another_encoding_are_refused() {
+    let good = std::fs::read(testdata("image1.measurement.tdx.cbor")).unwrap();
+
+    let trailing = [good.as_slice(), &[0]].concat();
+    let mut version = good.clone();
+    version[9] = 4;
+    let mut long_number = good.clone();
+    long_number.splice(9..10, [0x18, 3]);
+    let mut unknown_variant = good.clone();
+    let at = good.windows(9).position(|window| window == b"pre202505").unwrap();
+    unknown_variant[at] = b'q';
+
+    assert_eq!(ImageMeasurement::decode(&trailing), Err(DocumentError::NotDeterministic));
+    assert_eq!(ImageMeasurement::decode(&version), Err(DocumentError::UnsupportedVersion(4)));
+    assert_eq!(ImageMeasurement::decode(&long_number), Err(DocumentError::NotDeterministic));
+    assert!(matches!(ImageMeasurement::decode(&unknown_variant), Err(DocumentError::Malformed(_))));
+    assert!(matches!(ImageMeasurement::decode(&good[..100]), Err(DocumentError::Malformed(_))));
+    assert!(matches!(ImageMeasurement::decode(&vec![0; 5000]), Err(DocumentError::TooLarge { len: 5000 })));
+}
+
+#[test]
+fn a_firmware_with_another_variable_store_is_named_unknown() {
+    assert!(matches!(tdx::identify_ovmf(&must_firmware()), Err(ImageError::UnknownVariableStore { .. })));
+}
+
+#[test]
+fn replay_ignores_registers_it_does_not_have() {
+    let event = BootEvent { imr: 7, event_type: 0, digest: sha384(b""), name: "other", payload: Vec::new() };
+
+    assert_eq!(replay(&[event]), [[0; 48]; 3]);
+}
+
+/// Files of public Debian packages; they are not kept here. See PROVENANCE.md for how to fetch them.
+#[test]
+#[ignore = "needs DSTACK_DEBIAN_FILES: a directory with OVMF.fd, memtest86+x64.efi and initrd"]
+fn files_of_debian_packages_give_the_published_document() {
+    let directory = PathBuf::from(std::env::var_os("DSTACK_DEBIAN_FILES").unwrap());
+    let read = |name: &str| std::fs::read(directory.join(name)).unwrap();
+    let (bookworm, kernel, initrd) = (read("OVMF.fd"), read("memtest86+x64.efi"), read("initrd"));
+    let cmdline = must_json("image1.metadata.json")["cmdline"].as_str().unwrap().to_owned();
+    for (firmware, name) in [(must_firmware(), "image1"), (bookworm, "image2")] {
+        let files = ImageFiles { firmware: &firmware, kernel: &kernel, initrd: &initrd, cmdline: &cmdline };
+
+        let document = ImageMeasurement::from_files(&files).unwrap();
+
+        assert_eq!(document.encode(), std::fs::read(testdata(&format!("{name}.measurement.tdx.cbor"))).unwrap());
+        assert_eq!(document.ovmf, OvmfVariant::Pre202505);
+    }
+}
