@@ -4,13 +4,15 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::UserFacing;
 
-/// The two encodings of a body.
+/// How fields travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encoding {
     /// `application/json`; bytes are hex, absent fields take their defaults.
     Json,
     /// `application/octet-stream`, proto3.
     Protobuf,
+    /// Fields in the query of a `GET`; the answer is JSON.
+    Query,
 }
 
 impl Encoding {
@@ -20,7 +22,7 @@ impl Encoding {
     pub fn encode<M: prost::Message + Serialize>(self, message: &M) -> Result<Vec<u8>, RpcError> {
         match self {
             Self::Protobuf => Ok(message.encode_to_vec()),
-            Self::Json => {
+            Self::Json | Self::Query => {
                 let text = serde_json::to_vec(message).map_err(|error| RpcError::internal(error.to_string()))?;
                 Ok(if text == b"{}" { b"null".to_vec() } else { text })
             }
@@ -54,6 +56,7 @@ impl Payload {
         match self.encoding {
             Encoding::Protobuf => M::decode(self.bytes.as_slice()).map_err(|error| RpcError::bad_request(error.to_string())),
             Encoding::Json => serde_json::from_slice(&self.bytes).map_err(|error| RpcError::bad_request(error.to_string())),
+            Encoding::Query => serde_html_form::from_bytes(&self.bytes).map_err(|error| RpcError::bad_request(error.to_string())),
         }
     }
 }

@@ -1,1 +1,23 @@
-//! Serve and call the api over TCP, Unix socket, vsock and RA-TLS.
+//! Serve and call the api over TCP, Unix socket, vsock and TLS.
+//!
+//! Server: [`mount`] turns a [`dstack_api::Dispatch`] into an [`axum::Router`], [`serve`] runs a router on a
+//! [`Listener`]; who is calling arrives as [`Caller`]. Client: [`Client`] speaks to an [`Endpoint`] and is a
+//! [`dstack_api::Transport`].
+//!
+//! Every peer is untrusted: bodies are limited to [`BODY_LIMIT`], headers, bodies and handshakes have deadlines,
+//! connections are capped, and a handler that panics costs one answer.
+
+mod caller;
+mod client;
+mod connect;
+mod endpoint;
+mod listener;
+mod mount;
+mod serve;
+
+pub use caller::{Caller, Peer};
+pub use client::{Answer, Client, ClientError, Stream};
+pub use endpoint::{Endpoint, EndpointError};
+pub use listener::{ListenError, Listener};
+pub use mount::{BODY_LIMIT, GetPolicy, error_response, mount};
+pub use serve::{Limits, serve, serve_with};
