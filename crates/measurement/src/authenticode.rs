@@ -104,7 +104,9 @@ fn parse(image: &[u8]) -> Result<Layout, PeError> {
     let certificate_entry_at = (directory_count > CERTIFICATE_DIRECTORY).then_some(entry_at);
     let certificates_len = match certificate_entry_at {
         None => 0,
-        Some(at) if at + DIRECTORY_ENTRY_LEN > sections_at => return Err(PeError { offset: at, what: "certificate entry outside the header" }),
+        Some(at) if at + DIRECTORY_ENTRY_LEN > sections_at => {
+            return Err(PeError { offset: at, what: "certificate entry outside the header" });
+        }
         Some(at) => certificates_len(image, at)?,
     };
     let sections = parse_sections(image, sections_at, section_count)?;

@@ -21,6 +21,7 @@ const LOADER_TYPE_QEMU: u8 = 0xb0;
 const LOADFLAGS_LOADED_HIGH: u8 = 0x01;
 const LOADFLAGS_CAN_USE_HEAP: u8 = 0x80;
 const XLOADFLAGS_CAN_BE_LOADED_ABOVE_4G: u16 = 0x02;
+const XLOADFLAGS_5LEVEL_ENABLED: u16 = 0x40;
 
 /// Why a kernel has no measurement.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -62,13 +63,26 @@ pub enum KernelError {
 pub struct KernelPlacement {
     /// Memory of the VM in bytes.
     pub memory_size: u64,
-    /// QEMU writes into the header at all.
-    pub patched: bool,
+    /// Who writes into the header, if anybody.
+    pub header: SetupHeader,
+}
+
+/// Which setup header the firmware sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SetupHeader {
+    /// The file's own: QEMU from 10.2 on, confidential guest.
+    Unchanged,
+    /// As QEMU before 10.2 writes it.
+    Qemu,
+    /// As the measurement document defines it. Equal to [`Self::Qemu`] for a kernel with five-level paging (x86-64 Linux), else the
+    /// initrd lies lower than QEMU puts it.
+    Document,
 }
 
 impl From<&VmShape> for KernelPlacement {
     fn from(shape: &VmShape) -> Self {
-        Self { memory_size: shape.memory_size, patched: shape.qemu_version.patches_kernel_header() }
+        let header = if shape.qemu_version.patches_kernel_header() { SetupHeader::Qemu } else { SetupHeader::Unchanged };
+        Self { memory_size: shape.memory_size, header }
     }
 }
 
@@ -82,35 +96,40 @@ pub fn measure(kernel: &[u8], initrd_len: usize, cmdline: &str, placement: Kerne
     if kernel.len() > MAX_FILE_LEN {
         return Err(KernelError::TooLarge { len: kernel.len() });
     }
-    if !placement.patched {
+    if placement.header == SetupHeader::Unchanged {
         return Ok(authenticode::sha384(kernel)?);
     }
-    let mut image = kernel.to_vec();
-    patch(&mut image, initrd_len, cmdline, placement.memory_size)?;
-    Ok(authenticode::sha384(&image)?)
-}
-
-/// Writes into `image` what QEMU before 10.2 writes.
-fn patch(image: &mut [u8], initrd_len: usize, cmdline: &str, memory_size: u64) -> Result<(), KernelError> {
     if cmdline.contains("vga=") {
         return Err(KernelError::UnsupportedVideoMode);
     }
+    let mut image = kernel.to_vec();
+    patch(&mut image, initrd_len, placement)?;
+    Ok(authenticode::sha384(&image)?)
+}
+
+/// Highest initrd address that the kernel allows.
+fn kernel_limit(image: &[u8], protocol: u16, rule: SetupHeader) -> Option<u64> {
+    let flags = if protocol >= 0x20c { reader::u16(image, 0x236)? } else { 0 };
+    Some(match rule {
+        SetupHeader::Document if protocol >= 0x20c && flags & XLOADFLAGS_5LEVEL_ENABLED == 0 => 0x37ff_ffff,
+        SetupHeader::Document if protocol >= 0x20c => u64::from(u32::MAX),
+        _ if flags & XLOADFLAGS_CAN_BE_LOADED_ABOVE_4G != 0 => u64::from(u32::MAX),
+        _ => u64::from(reader::u32(image, 0x22c)?),
+    })
+}
+
+/// Writes into `image` what the loader writes.
+fn patch(image: &mut [u8], initrd_len: usize, placement: KernelPlacement) -> Result<(), KernelError> {
     if reader::bytes(image, 0x202) != Some(*b"HdrS") {
         return Err(KernelError::NoSetupHeader);
     }
-    let header = |at| reader::u32(image, at).ok_or(KernelError::NoSetupHeader);
     let protocol = reader::u16(image, 0x206).ok_or(KernelError::NoSetupHeader)?;
     let [load_flags] = reader::bytes(image, 0x211).ok_or(KernelError::NoSetupHeader)?;
     if protocol < 0x203 || load_flags & LOADFLAGS_LOADED_HIGH == 0 {
         return Err(KernelError::UnsupportedProtocol { protocol });
     }
-    let xload_flags = reader::u16(image, 0x236).ok_or(KernelError::NoSetupHeader)?;
-    let kernel_limit = if protocol >= 0x20c && xload_flags & XLOADFLAGS_CAN_BE_LOADED_ABOVE_4G != 0 {
-        u64::from(u32::MAX)
-    } else {
-        u64::from(header(0x22c)?)
-    };
-    let memory_limit = memory_below_4g(memory_size).saturating_sub(ACPI_DATA_LEN + 1);
+    let kernel_limit = kernel_limit(image, protocol, placement.header).ok_or(KernelError::NoSetupHeader)?;
+    let memory_limit = memory_below_4g(placement.memory_size).saturating_sub(ACPI_DATA_LEN + 1);
     let limit = kernel_limit.min(memory_limit);
     let too_large = |initrd_len| KernelError::InitrdTooLarge { initrd_len, limit };
     let initrd_size = u32::try_from(initrd_len).map_err(|_| too_large(u64::MAX))?;

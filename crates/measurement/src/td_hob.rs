@@ -107,7 +107,10 @@ impl TdHobWitness {
         let base = input.next()?;
         let hob_page = base + input.next()?;
         let count = input.next()?;
-        let count = usize::try_from(count).ok().filter(|count| (1..=MAX_RANGES).contains(count)).ok_or_else(|| input.bad("range count is zero or above 64"))?;
+        let count = usize::try_from(count)
+            .ok()
+            .filter(|count| (1..=MAX_RANGES).contains(count))
+            .ok_or_else(|| input.bad("range count is zero or above 64"))?;
         let mut ranges: Vec<PageRange> = Vec::with_capacity(count);
         for _ in 0..count {
             let range = PageRange { start: base + input.next()?, count: input.next()? };

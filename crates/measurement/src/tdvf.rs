@@ -20,13 +20,9 @@ pub const MAX_SECTION_MEMORY: u64 = 256 << 20;
 
 const MAX_SECTIONS: usize = 64;
 /// `96b582de-1fb2-45f7-baea-a366c55a082d` in memory order.
-const TABLE_FOOTER_GUID: [u8; 16] = [
-    0xde, 0x82, 0xb5, 0x96, 0xb2, 0x1f, 0xf7, 0x45, 0xba, 0xea, 0xa3, 0x66, 0xc5, 0x5a, 0x08, 0x2d,
-];
+const TABLE_FOOTER_GUID: [u8; 16] = [0xde, 0x82, 0xb5, 0x96, 0xb2, 0x1f, 0xf7, 0x45, 0xba, 0xea, 0xa3, 0x66, 0xc5, 0x5a, 0x08, 0x2d];
 /// `e47a6535-984a-4798-865e-4685a7bf8ec2` in memory order.
-const TDX_METADATA_GUID: [u8; 16] = [
-    0x35, 0x65, 0x7a, 0xe4, 0x4a, 0x98, 0x98, 0x47, 0x86, 0x5e, 0x46, 0x85, 0xa7, 0xbf, 0x8e, 0xc2,
-];
+const TDX_METADATA_GUID: [u8; 16] = [0x35, 0x65, 0x7a, 0xe4, 0x4a, 0x98, 0x98, 0x47, 0x86, 0x5e, 0x46, 0x85, 0xa7, 0xbf, 0x8e, 0xc2];
 const ENTRY_HEADER_LEN: usize = 18;
 const DESCRIPTOR_HEADER_LEN: usize = 16;
 const SECTION_LEN: usize = 32;
@@ -235,7 +231,8 @@ fn parse_section<'a>(firmware: &'a [u8], index: usize, entry: &[u8]) -> Result<S
     if memory_len == 0 || gpa.checked_add(memory_len).is_none() {
         return Err(bad("memory range is empty or wraps around"));
     }
-    let data = if data_len == 0 { &[] } else { reader::slice(firmware, data_at, data_len).ok_or_else(|| bad("data lies outside the image"))? };
+    let data =
+        if data_len == 0 { &[] } else { reader::slice(firmware, data_at, data_len).ok_or_else(|| bad("data lies outside the image"))? };
     if u64::try_from(data_len).map_or(true, |len| len > memory_len) {
         return Err(bad("data is longer than its memory"));
     }

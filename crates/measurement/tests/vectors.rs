@@ -45,14 +45,24 @@ fn must_machines() -> Vec<Value> {
 
 /// ACPI digests as logged by a machine.
 fn must_acpi(machine: &Value) -> AcpiDigests {
-    let logged: Vec<Digest384> =
-        must_events(machine, "0").into_iter().filter(|(kind, _)| *kind == event_type::PLATFORM_CONFIG_FLAGS).map(|(_, digest)| digest).collect();
+    let logged: Vec<Digest384> = must_events(machine, "0")
+        .into_iter()
+        .filter(|(kind, _)| *kind == event_type::PLATFORM_CONFIG_FLAGS)
+        .map(|(_, digest)| digest)
+        .collect();
     let [loader, rsdp, tables] = logged[..] else { panic!("{} ACPI events", logged.len()) };
     AcpiDigests { loader, rsdp, tables }
 }
 
 fn registers_of(launch: &tdx::ExpectedLaunch) -> [Digest384; 3] {
     [launch.registers.rtmr0, launch.registers.rtmr1, launch.registers.rtmr2]
+}
+
+/// The configuration without its measurement document, which early machines have in another form.
+fn must_config(machine: &Value) -> VmConfig {
+    let mut config = machine["vm_config"].clone();
+    config.as_object_mut().unwrap().remove("tdx_measurement");
+    serde_json::from_value(config).unwrap()
 }
 
 fn must_document_of(machine: &Value) -> ImageMeasurement {
@@ -93,8 +103,8 @@ fn a_machine_that_carries_its_document_has_the_expected_registers() {
     assert!(!bound.is_empty());
     for machine in bound {
         let config: VmConfig = serde_json::from_value(machine["vm_config"].clone()).unwrap();
-        let image =
-            ImageMeasurement::from_bound_document(config.tdx_measurement.as_ref().unwrap(), config.os_image_hash.as_ref().unwrap()).unwrap();
+        let image = ImageMeasurement::from_bound_document(config.tdx_measurement.as_ref().unwrap(), config.os_image_hash.as_ref().unwrap())
+            .unwrap();
 
         let launch = tdx::expected(&image, &VmShape::try_from(&config).unwrap(), &must_acpi(machine)).unwrap();
 
@@ -110,15 +120,11 @@ fn every_machine_logs_the_expected_firmware_events() {
     // Cmdline, kernel and initrd differ between images; the rest must come out whatever the document says.
     let document = ImageMeasurement::decode(&std::fs::read(testdata("image1.measurement.tdx.cbor")).unwrap()).unwrap();
     for machine in must_machines() {
-        let config: VmConfig = serde_json::from_value(machine["vm_config"].clone()).unwrap();
+        let config = must_config(&machine);
         let rtmr1 = must_events(&machine, "1");
         let rtmr2 = must_events(&machine, "2");
-        let image = ImageMeasurement {
-            kernel_authenticode: rtmr1[0].1,
-            cmdline_sha384: rtmr2[0].1,
-            initrd_sha384: rtmr2[1].1,
-            ..document.clone()
-        };
+        let image =
+            ImageMeasurement { kernel_authenticode: rtmr1[0].1, cmdline_sha384: rtmr2[0].1, initrd_sha384: rtmr2[1].1, ..document.clone() };
 
         let launch = tdx::expected(&image, &VmShape::try_from(&config).unwrap(), &must_acpi(&machine)).unwrap();
 
@@ -265,6 +271,8 @@ fn files_of_debian_packages_give_the_published_document() {
 
         let document = ImageMeasurement::from_files(&files).unwrap();
 
+        // Its kernel has no five-level paging: QEMU puts the initrd elsewhere than the published document says.
+        assert!(tdx::check_document(&files).is_err());
         assert_eq!(document.encode(), std::fs::read(testdata(&format!("{name}.measurement.tdx.cbor"))).unwrap());
         assert_eq!(document.ovmf, OvmfVariant::Pre202505);
     }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ImageError, ImageFiles};
 use crate::checksum::{ChecksumError, ChecksumFile, TDX_DOCUMENT_NAME, binding_line};
-use crate::kernel::{self, KernelPlacement, MAX_FILE_LEN};
+use crate::kernel::{self, KernelPlacement, MAX_FILE_LEN, SetupHeader};
 use crate::mrtd::mrtd;
 use crate::td_hob::{TdHobError, TdHobWitness};
 use crate::tdvf::{SectionKind, Tdvf};
@@ -18,8 +18,9 @@ const MAX_DOCUMENT_LEN: usize = 4096;
 const DOCUMENT_MEMORY_SIZE: u64 = 1 << 31;
 /// SHA-384 of the variable store of a 4 MiB OVMF build, `OVMF_VARS_4M.fd`.
 pub(super) const STOCK_CFV_DIGEST: Digest384 = [
-    0x34, 0x4b, 0xc5, 0x1c, 0x98, 0x0b, 0xa6, 0x21, 0xaa, 0xa0, 0x0d, 0xa3, 0xed, 0x74, 0x36, 0xf7, 0xd6, 0xe5, 0x49, 0x19, 0x7d, 0xfe, 0x69, 0x95, 0x15, 0xdf,
-    0xa2, 0xc6, 0x58, 0x3d, 0x95, 0xe6, 0x41, 0x2a, 0xf2, 0x1c, 0x09, 0x7d, 0x47, 0x31, 0x55, 0x87, 0x5f, 0xfd, 0x56, 0x1d, 0x67, 0x90,
+    0x34, 0x4b, 0xc5, 0x1c, 0x98, 0x0b, 0xa6, 0x21, 0xaa, 0xa0, 0x0d, 0xa3, 0xed, 0x74, 0x36, 0xf7, 0xd6, 0xe5, 0x49, 0x19, 0x7d, 0xfe,
+    0x69, 0x95, 0x15, 0xdf, 0xa2, 0xc6, 0x58, 0x3d, 0x95, 0xe6, 0x41, 0x2a, 0xf2, 0x1c, 0x09, 0x7d, 0x47, 0x31, 0x55, 0x87, 0x5f, 0xfd,
+    0x56, 0x1d, 0x67, 0x90,
 ];
 
 /// Why bytes are not a measurement document.
@@ -122,8 +123,8 @@ struct WireVersion {
 impl ImageMeasurement {
     /// Measures the files of an image.
     ///
-    /// The format has one name for firmware events, [`OvmfVariant::Pre202505`], and takes the stock variable store for
-    /// granted. Whether that holds for a firmware is told by [`identify_ovmf`], which a builder of images should ask.
+    /// The format has one name for firmware events, [`OvmfVariant::Pre202505`], and takes the stock variable store and a kernel
+    /// with five-level paging for granted. [`check_document`] tells whether that holds; a builder of images should ask it.
     ///
     /// # Errors
     /// [`ImageError`]: a file is not what it should be, or the firmware is not a known OVMF.
@@ -132,7 +133,7 @@ impl ImageMeasurement {
         if files.initrd.len() > MAX_FILE_LEN {
             return Err(ImageError::InitrdTooLarge { len: files.initrd.len() });
         }
-        let placement = KernelPlacement { memory_size: DOCUMENT_MEMORY_SIZE, patched: true };
+        let placement = KernelPlacement { memory_size: DOCUMENT_MEMORY_SIZE, header: SetupHeader::Document };
         Ok(Self {
             cmdline_sha384: measure_cmdline(files.cmdline),
             kernel_authenticode: kernel::measure(files.kernel, files.initrd.len(), files.cmdline, placement)?,
@@ -243,4 +244,17 @@ pub fn identify_ovmf(firmware: &[u8]) -> Result<OvmfVariant, ImageError> {
         return Ok(OvmfVariant::Pre202505);
     }
     Err(ImageError::UnknownVariableStore { digest: hex::encode(digest) })
+}
+
+/// Checks that the document of `files` predicts what QEMU and the firmware really do with them.
+///
+/// # Errors
+/// [`ImageError::UnknownVariableStore`], [`ImageError::UnsupportedKernel`]: [`super::expected_from_files`] still predicts such an image, a document
+/// cannot; and those of [`ImageMeasurement::from_files`].
+pub fn check_document(files: &ImageFiles<'_>) -> Result<(), ImageError> {
+    identify_ovmf(files.firmware)?;
+    let measure = |header| {
+        kernel::measure(files.kernel, files.initrd.len(), files.cmdline, KernelPlacement { memory_size: DOCUMENT_MEMORY_SIZE, header })
+    };
+    if measure(SetupHeader::Qemu)? == measure(SetupHeader::Document)? { Ok(()) } else { Err(ImageError::UnsupportedKernel) }
 }

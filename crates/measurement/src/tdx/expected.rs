@@ -107,7 +107,8 @@ pub fn expected(image: &ImageMeasurement, shape: &VmShape, acpi: &AcpiDigests) -
 pub fn expected_from_files(files: &ImageFiles<'_>, shape: &VmShape, acpi: &AcpiDigests) -> Result<ExpectedLaunch, LaunchError> {
     let tdvf = Tdvf::parse(files.firmware).map_err(ImageError::from)?;
     let td_hob = TdHobWitness::from_tdvf(&tdvf).map_err(ImageError::from)?;
-    let store = tdvf.only(SectionKind::ConfigurationFirmwareVolume).ok_or_else(|| ImageError::UnknownVariableStore { digest: String::new() })?;
+    let store =
+        tdvf.only(SectionKind::ConfigurationFirmwareVolume).ok_or_else(|| ImageError::UnknownVariableStore { digest: String::new() })?;
     let kernel =
         kernel::measure(files.kernel, files.initrd.len(), files.cmdline, KernelPlacement::from(shape)).map_err(ImageError::from)?;
     launch(&Material {
@@ -150,7 +151,8 @@ fn launch(material: &Material<'_>) -> Result<ExpectedLaunch, LaunchError> {
 
 /// Events of the firmware before it selects what to boot, all in RTMR0.
 fn firmware_events(material: &Material<'_>, td_hob: &[u8]) -> Vec<BootEvent> {
-    let hob_table = [b"\x09TdxTable\0", 1_u64.to_le_bytes().as_slice(), &HOB_LIST_GUID, &material.td_hob.hob_address().to_le_bytes()].concat();
+    let hob_table =
+        [b"\x09TdxTable\0", 1_u64.to_le_bytes().as_slice(), &HOB_LIST_GUID, &material.td_hob.hob_address().to_le_bytes()].concat();
     let cfv = &material.cfv;
     let volume = [b"\x29Fv(XXXXXXXX-XXXX-XXXX-XXXX-XXXXXXXXXXXX)\0".as_slice(), &cfv.gpa.to_le_bytes(), &cfv.len.to_le_bytes()].concat();
     let variable = |guid, name| {
@@ -175,9 +177,8 @@ fn firmware_events(material: &Material<'_>, td_hob: &[u8]) -> Vec<BootEvent> {
 
 /// Events from the kernel's start on.
 fn boot_events(material: &Material<'_>) -> Vec<BootEvent> {
-    let boot_variable = |name, data: &[u8]| {
-        event(0, kind::EFI_VARIABLE_BOOT, sha384(data), name, &variable_data(&GLOBAL_VARIABLE_GUID, name, data))
-    };
+    let boot_variable =
+        |name, data: &[u8]| event(0, kind::EFI_VARIABLE_BOOT, sha384(data), name, &variable_data(&GLOBAL_VARIABLE_GUID, name, data));
     let action = |name: &'static str| event(1, kind::EFI_ACTION, sha384(name.as_bytes()), name, name.as_bytes());
     let tagged = |id: u32, text: &[u8]| {
         let len = u32::try_from(text.len()).unwrap_or(u32::MAX);

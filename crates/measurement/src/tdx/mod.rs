@@ -3,7 +3,7 @@
 mod document;
 mod expected;
 
-pub use document::{DocumentError, ImageMeasurement, OvmfVariant, identify_ovmf};
+pub use document::{DocumentError, ImageMeasurement, OvmfVariant, check_document, identify_ovmf};
 pub use expected::{ExpectedLaunch, LaunchError, TdxRegisters, expected, expected_from_files};
 
 use crate::kernel::KernelError;
@@ -42,6 +42,9 @@ pub enum ImageError {
         /// Digest of the configuration firmware volume, hex.
         digest: String,
     },
+    /// The document would hold another digest than this kernel gets.
+    #[error("kernel without five-level paging gets its initrd at an address that the document does not express")]
+    UnsupportedKernel,
     /// The initrd is larger than [`crate::kernel::MAX_FILE_LEN`].
     #[error("initrd of {len} bytes is too large")]
     InitrdTooLarge {
