@@ -1,1 +1,41 @@
-//! Evidence formats, cryptographic verification and appraisal; one module per platform.
+//! Evidence of a confidential VM: its formats, its cryptographic verification and its appraisal.
+//!
+//! ```text
+//! bytes ── Evidence::parse_json / Attestation::decode ──▶ Evidence (unverified)
+//!                                                            │ + collateral, clock, policy, trust anchors
+//!                                                            ▼
+//!                                       Verifier::verify ──▶ VerifiedEvidence (cannot be made otherwise)
+//! ```
+//! Pure: the clock and the vendor's collateral are arguments. Platforms: Intel TDX; the envelopes of other platforms are
+//! recognised and refused with [`EnvelopeError::NotImplemented`].
+
+mod checks;
+mod collateral;
+mod envelope;
+mod envelope_msgpack;
+mod envelope_scale;
+mod error;
+mod evidence;
+mod identity;
+mod image;
+mod policy;
+mod quote;
+mod report_data;
+mod tdx;
+mod trust;
+mod verified;
+mod verify;
+
+pub use checks::{Check, CheckOutcome, CheckReport};
+pub use collateral::{CollateralError, Endorsements, QuoteCollateral};
+pub use envelope::{Attestation, EnvelopeError, MAX_ENVELOPE_BYTES};
+pub use error::{Reason, SignatureFault, TdAttributeFault, VerifyError};
+pub use evidence::{Evidence, EvidenceError};
+pub use identity::{ClaimError, Claims, KeyProvider, MrScope, mr_aggregated, mr_system};
+pub use image::{ImageBindingError, ImageReference, LaunchRegisters, bound_measurement};
+pub use policy::{ImageRule, Policy, TcbStatus};
+pub use quote::{PckIssuer, QuoteError, TdFields, UnverifiedQuote};
+pub use report_data::{ContentType, ReportData, report_data};
+pub use trust::{AnchorKind, TrustAnchorError, TrustAnchors};
+pub use verified::VerifiedEvidence;
+pub use verify::Verifier;

@@ -1,0 +1,97 @@
+//! The list of checks a verification makes, for people to read.
+
+use std::fmt;
+
+/// A check, in the order in which they are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Check {
+    /// The bytes are a TDX quote.
+    QuoteFormat,
+    /// Signatures, chains, revocation, collateral dates and TCB matching up to the trust anchor.
+    QuoteSignature,
+    /// Attributes of the TD: no debug, no migration, no service TD, `SEPT_VE_DISABLE`, Intel's module.
+    TdAttributes,
+    /// TCB status and advisories against the policy.
+    TcbPolicy,
+    /// Report data is the expected one.
+    ReportData,
+    /// Runtime events hash to their digests, and the log replays to RTMR3.
+    RuntimeLog,
+    /// The log replays to RTMR0 to RTMR2.
+    BootLog,
+    /// Identity events have the right form.
+    Identity,
+    /// MRCONFIGID agrees with the log.
+    MrConfigId,
+    /// MRTD and RTMR0 to RTMR2 are those of the OS image named by `os_image_hash`.
+    OsImage,
+}
+
+impl Check {
+    /// Stable name, for scripts.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::QuoteFormat => "quote-format",
+            Self::QuoteSignature => "quote-signature",
+            Self::TdAttributes => "td-attributes",
+            Self::TcbPolicy => "tcb-policy",
+            Self::ReportData => "report-data",
+            Self::RuntimeLog => "runtime-log",
+            Self::BootLog => "boot-log",
+            Self::Identity => "identity",
+            Self::MrConfigId => "mr-config-id",
+            Self::OsImage => "os-image",
+        }
+    }
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Result of a check that did not fail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CheckOutcome {
+    /// It holds; what was found.
+    Passed(String),
+    /// It could not be made; why. A reader decides what that is worth.
+    NotChecked(String),
+}
+
+/// The checks made so far, in order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CheckReport {
+    checks: Vec<(Check, CheckOutcome)>,
+}
+
+impl CheckReport {
+    /// Every check with its outcome.
+    #[must_use]
+    pub fn checks(&self) -> &[(Check, CheckOutcome)] {
+        &self.checks
+    }
+
+    /// Outcome of one check.
+    #[must_use]
+    pub fn outcome(&self, check: Check) -> Option<&CheckOutcome> {
+        self.checks.iter().find(|(made, _)| *made == check).map(|(_, outcome)| outcome)
+    }
+
+    /// Whether `check` was made and holds.
+    #[must_use]
+    pub fn passed(&self, check: Check) -> bool {
+        matches!(self.outcome(check), Some(CheckOutcome::Passed(_)))
+    }
+
+    pub(crate) fn pass(&mut self, check: Check, found: impl Into<String>) {
+        self.checks.push((check, CheckOutcome::Passed(found.into())));
+    }
+
+    pub(crate) fn skip(&mut self, check: Check, why: impl Into<String>) {
+        self.checks.push((check, CheckOutcome::NotChecked(why.into())));
+    }
+}

@@ -1,0 +1,104 @@
+//! What the hardware vendor says about its platforms: the endorsements of a TDX quote.
+
+use dcap_qvl::QuoteCollateralV3;
+use rustls_pki_types::{CertificateDer, pem::PemObject as _};
+use serde::{Deserialize, Serialize};
+
+/// Largest JSON form that is parsed.
+const MAX_COLLATERAL_BYTES: usize = 4 << 20;
+
+/// Text that is not collateral.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CollateralError {
+    /// Too long.
+    #[error("collateral has {got} bytes, at most {MAX_COLLATERAL_BYTES} are read")]
+    TooLong {
+        /// Its size.
+        got: usize,
+    },
+    /// Not the JSON form.
+    #[error("collateral is not valid JSON of the expected form: {reason}")]
+    Json {
+        /// What the parser met.
+        reason: String,
+    },
+}
+
+/// Collateral of one TDX platform model. Signed by the vendor; unverified until a quote is verified with it.
+///
+/// JSON: the field names below, PEM chains and the two signed documents as text, lists and signatures as hex.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuoteCollateral {
+    /// PEM chain of the PCK revocation list's issuer.
+    pub pck_crl_issuer_chain: String,
+    /// Root revocation list, DER.
+    #[serde(with = "hex::serde")]
+    pub root_ca_crl: Vec<u8>,
+    /// PCK revocation list, DER.
+    #[serde(with = "hex::serde")]
+    pub pck_crl: Vec<u8>,
+    /// PEM chain of the TCB information's signer.
+    pub tcb_info_issuer_chain: String,
+    /// The TCB information, exactly as signed.
+    pub tcb_info: String,
+    /// Raw `r || s`.
+    #[serde(with = "hex::serde")]
+    pub tcb_info_signature: Vec<u8>,
+    /// PEM chain of the quoting enclave identity's signer.
+    pub qe_identity_issuer_chain: String,
+    /// The quoting enclave's identity, exactly as signed.
+    pub qe_identity: String,
+    /// Raw `r || s`.
+    #[serde(with = "hex::serde")]
+    pub qe_identity_signature: Vec<u8>,
+    /// PEM chain of the PCK certificate, for quotes that do not embed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pck_certificate_chain: Option<String>,
+}
+
+impl QuoteCollateral {
+    /// Parses the JSON form.
+    pub fn parse_json(text: &str) -> Result<Self, CollateralError> {
+        if text.len() > MAX_COLLATERAL_BYTES {
+            return Err(CollateralError::TooLong { got: text.len() });
+        }
+        serde_json::from_str(text).map_err(|error| CollateralError::Json { reason: error.to_string() })
+    }
+
+    /// Whether one of the chains contains `certificate`.
+    pub(crate) fn names(&self, certificate: &[u8]) -> bool {
+        [&self.tcb_info_issuer_chain, &self.pck_crl_issuer_chain, &self.qe_identity_issuer_chain]
+            .into_iter()
+            .flat_map(|chain| CertificateDer::pem_slice_iter(chain.as_bytes()))
+            .any(|der| der.is_ok_and(|der| der.as_ref() == certificate))
+    }
+
+    pub(crate) fn to_dcap(&self) -> QuoteCollateralV3 {
+        QuoteCollateralV3 {
+            pck_crl_issuer_chain: self.pck_crl_issuer_chain.clone(),
+            root_ca_crl: self.root_ca_crl.clone(),
+            pck_crl: self.pck_crl.clone(),
+            tcb_info_issuer_chain: self.tcb_info_issuer_chain.clone(),
+            tcb_info: self.tcb_info.clone(),
+            tcb_info_signature: self.tcb_info_signature.clone(),
+            qe_identity_issuer_chain: self.qe_identity_issuer_chain.clone(),
+            qe_identity: self.qe_identity.clone(),
+            qe_identity_signature: self.qe_identity_signature.clone(),
+            pck_certificate_chain: self.pck_certificate_chain.clone(),
+        }
+    }
+}
+
+/// Everything a verification needs from vendors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endorsements {
+    /// For a TDX quote.
+    pub collateral: QuoteCollateral,
+}
+
+impl From<QuoteCollateral> for Endorsements {
+    fn from(collateral: QuoteCollateral) -> Self {
+        Self { collateral }
+    }
+}

@@ -1,0 +1,268 @@
+//! Version 1 of the envelope.
+
+use std::fmt;
+
+use dstack_event_log::{Event, EventVersion, RuntimeEvent};
+use serde::{Deserialize, Deserializer, Serialize, de};
+use serde_bytes::Bytes;
+
+use crate::{Attestation, EnvelopeError};
+
+/// Binary that other writers may have put as `bin`, as numbers, or as text.
+enum Binary {
+    Raw(Vec<u8>),
+    Text(String),
+}
+
+impl Default for Binary {
+    fn default() -> Self {
+        Self::Raw(Vec::new())
+    }
+}
+
+impl Binary {
+    fn bytes(self, from_text: fn(&str) -> Option<Vec<u8>>) -> Result<Vec<u8>, EnvelopeError> {
+        match self {
+            Self::Raw(bytes) => Ok(bytes),
+            Self::Text(text) => from_text(&text).ok_or_else(|| malformed("a binary field is text of another form")),
+        }
+    }
+
+    fn hex(self) -> Result<Vec<u8>, EnvelopeError> {
+        self.bytes(|text| hex::decode(text).ok())
+    }
+
+    fn base64(self) -> Result<Vec<u8>, EnvelopeError> {
+        self.bytes(|text| serde_json::from_value::<RuntimeEvent>(serde_json::json!({"event": "", "payload": text})).ok().map(|event| event.payload))
+    }
+}
+
+impl<'de> Deserialize<'de> for Binary {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = Binary;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("binary")
+            }
+
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Binary, E> {
+                Ok(Binary::Raw(bytes.to_vec()))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Binary, E> {
+                Ok(Binary::Text(text.to_owned()))
+            }
+
+            fn visit_seq<A: de::SeqAccess<'de>>(self, mut sequence: A) -> Result<Binary, A::Error> {
+                let mut bytes = Vec::new();
+                while let Some(byte) = sequence.next_element::<u8>()? {
+                    bytes.push(byte);
+                }
+                Ok(Binary::Raw(bytes))
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+#[derive(Deserialize)]
+struct Kinds {
+    version: u32,
+    platform: Kind,
+    stack: Kind,
+}
+
+#[derive(Deserialize)]
+struct Kind {
+    kind: String,
+}
+
+#[derive(Deserialize)]
+struct Document {
+    platform: Section<TdxData>,
+    stack: Section<StackData>,
+}
+
+#[derive(Deserialize)]
+struct Section<T> {
+    data: T,
+}
+
+#[derive(Deserialize)]
+struct TdxData {
+    quote: Binary,
+    #[serde(default)]
+    event_log: Vec<WireEvent>,
+}
+
+#[derive(Deserialize)]
+struct WireEvent {
+    imr: u32,
+    event_type: u32,
+    #[serde(default)]
+    digest: Binary,
+    #[serde(default)]
+    event: String,
+    #[serde(default)]
+    event_payload: Binary,
+    #[serde(default)]
+    version: Option<u32>,
+}
+
+#[derive(Deserialize)]
+struct StackData {
+    report_data: Binary,
+    #[serde(default)]
+    runtime_events: Vec<WireRuntimeEvent>,
+    #[serde(default)]
+    config: String,
+}
+
+#[derive(Deserialize)]
+struct WireRuntimeEvent {
+    event: String,
+    payload: Binary,
+    #[serde(default)]
+    version: Option<u32>,
+}
+
+fn malformed(reason: impl fmt::Display) -> EnvelopeError {
+    EnvelopeError::Malformed { version: 1, reason: reason.to_string() }
+}
+
+fn version(number: Option<u32>) -> Result<EventVersion, EnvelopeError> {
+    match number {
+        None | Some(1) => Ok(EventVersion::V1),
+        Some(2) => Ok(EventVersion::V2),
+        Some(other) => Err(malformed(format_args!("runtime event version {other}"))),
+    }
+}
+
+/// Reads one value that must fill `bytes`.
+fn read<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, EnvelopeError> {
+    let mut reader = rmp_serde::Deserializer::new(std::io::Cursor::new(bytes));
+    reader.set_max_depth(32);
+    let value = T::deserialize(&mut reader).map_err(malformed)?;
+    let end = usize::try_from(reader.position()).unwrap_or(usize::MAX);
+    if end == bytes.len() { Ok(value) } else { Err(malformed("bytes follow the document")) }
+}
+
+pub(crate) fn decode(bytes: &[u8]) -> Result<Attestation, EnvelopeError> {
+    let kinds: Kinds = read(bytes)?;
+    if kinds.version != 1 {
+        return Err(malformed(format_args!("version field {}", kinds.version)));
+    }
+    if kinds.platform.kind != "tdx" {
+        return Err(EnvelopeError::NotImplemented { platform: kinds.platform.kind });
+    }
+    if kinds.stack.kind != "dstack" {
+        return Err(EnvelopeError::NotImplemented { platform: format!("tdx with stack {}", kinds.stack.kind) });
+    }
+    let Document { platform, stack } = read(bytes)?;
+    let event_log = platform.data.event_log.into_iter().map(event).collect::<Result<_, _>>()?;
+    let runtime_events = stack.data.runtime_events.into_iter().map(runtime_event).collect::<Result<_, _>>()?;
+    let report_data = stack.data.report_data.hex()?;
+    Ok(Attestation {
+        quote: platform.data.quote.hex()?,
+        event_log,
+        runtime_events,
+        report_data: report_data.try_into().map_err(|_| malformed("report_data is not 64 bytes"))?,
+        config: stack.data.config,
+    })
+}
+
+fn event(wire: WireEvent) -> Result<Event, EnvelopeError> {
+    Ok(Event {
+        imr: wire.imr,
+        event_type: wire.event_type,
+        digest: wire.digest.hex()?,
+        event: wire.event,
+        event_payload: wire.event_payload.hex()?,
+        version: version(wire.version)?,
+    })
+}
+
+fn runtime_event(wire: WireRuntimeEvent) -> Result<RuntimeEvent, EnvelopeError> {
+    Ok(RuntimeEvent::new(wire.event, wire.payload.base64()?, version(wire.version)?))
+}
+
+#[derive(Serialize)]
+struct OutDocument<'a> {
+    version: u32,
+    platform: OutSection<OutTdx<'a>>,
+    stack: OutSection<OutStack<'a>>,
+}
+
+#[derive(Serialize)]
+struct OutSection<T> {
+    kind: &'static str,
+    data: T,
+}
+
+#[derive(Serialize)]
+struct OutTdx<'a> {
+    quote: &'a Bytes,
+    event_log: Vec<OutEvent<'a>>,
+}
+
+#[derive(Serialize)]
+struct OutEvent<'a> {
+    imr: u32,
+    event_type: u32,
+    digest: &'a Bytes,
+    event: &'a str,
+    event_payload: &'a Bytes,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<u32>,
+}
+
+#[derive(Serialize)]
+struct OutStack<'a> {
+    report_data: &'a Bytes,
+    runtime_events: Vec<OutRuntimeEvent<'a>>,
+    config: &'a str,
+}
+
+#[derive(Serialize)]
+struct OutRuntimeEvent<'a> {
+    event: &'a str,
+    payload: &'a Bytes,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<u32>,
+}
+
+fn out_version(version: EventVersion) -> Option<u32> {
+    (version != EventVersion::V1).then(|| version.number())
+}
+
+pub(crate) fn encode(attestation: &Attestation) -> Vec<u8> {
+    let event_log = attestation.event_log.iter().map(|event| OutEvent {
+        imr: event.imr,
+        event_type: event.event_type,
+        digest: Bytes::new(&event.digest),
+        event: &event.event,
+        event_payload: Bytes::new(&event.event_payload),
+        version: out_version(event.version),
+    });
+    let runtime_events = attestation.runtime_events.iter().map(|event| OutRuntimeEvent {
+        event: &event.event,
+        payload: Bytes::new(&event.payload),
+        version: out_version(event.version),
+    });
+    let document = OutDocument {
+        version: 1,
+        platform: OutSection { kind: "tdx", data: OutTdx { quote: Bytes::new(&attestation.quote), event_log: event_log.collect() } },
+        stack: OutSection {
+            kind: "dstack",
+            data: OutStack {
+                report_data: Bytes::new(&attestation.report_data),
+                runtime_events: runtime_events.collect(),
+                config: &attestation.config,
+            },
+        },
+    };
+    // Writing to memory cannot fail, and every type above has a MessagePack form.
+    rmp_serde::to_vec_named(&document).unwrap_or_default()
+}

@@ -1,0 +1,181 @@
+//! Why evidence is not believed.
+
+use dstack_api::UserFacing;
+use dstack_event_log::{EventLogError, RegisterMismatch};
+use dstack_manifest::{ComposeHash, OsImageHash};
+
+pub use crate::tdx::TdAttributeFault;
+use crate::{AnchorKind, Check, CheckReport, ImageBindingError, QuoteError, identity::ClaimError, policy::TcbStatus};
+
+/// What is wrong on the signature side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SignatureFault {
+    /// A signature, hash or structure is broken.
+    #[error("a signature or structure is invalid")]
+    Invalid,
+    /// The chain ends in a root that is not trusted.
+    #[error("the certificate chain does not end in the trust anchor")]
+    OtherRoot,
+    /// Some part is past its date.
+    #[error("collateral or a certificate has expired")]
+    CollateralExpired,
+    /// Some part is from the future.
+    #[error("collateral or a certificate is not valid yet")]
+    CollateralNotYetValid,
+    /// A certificate or the platform's TCB level was revoked.
+    #[error("a certificate or the TCB level is revoked")]
+    Revoked,
+    /// The platform is older than every level the vendor knows.
+    #[error("the platform matches no TCB level")]
+    UnknownTcb,
+    /// Collateral of another platform model.
+    #[error("the collateral is of another platform model")]
+    OtherPlatform,
+    /// The TDX module is not one the vendor lists.
+    #[error("the TDX module is not the vendor's")]
+    Module,
+}
+
+/// The cause of a refusal.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Reason {
+    /// Not a TDX quote.
+    #[error(transparent)]
+    Quote(#[from] QuoteError),
+    /// Signature side.
+    #[error("{fault} ({detail})")]
+    Signature {
+        /// What kind.
+        fault: SignatureFault,
+        /// The verification library's words.
+        detail: String,
+    },
+    /// Genuine, but worthless.
+    #[error(transparent)]
+    TdAttributes(#[from] TdAttributeFault),
+    /// TCB status not accepted by the policy.
+    #[error("TCB status {status} is not accepted")]
+    TcbStatus {
+        /// The status.
+        status: TcbStatus,
+    },
+    /// An advisory that the policy rejects applies.
+    #[error("advisory {advisory} applies")]
+    Advisory {
+        /// Its id.
+        advisory: String,
+    },
+    /// Another challenge's quote, a replay.
+    #[error("the quote's report data is not the expected one")]
+    ReportData,
+    /// The log is inconsistent in itself.
+    #[error(transparent)]
+    Log(#[from] EventLogError),
+    /// The log is not this TD's.
+    #[error(transparent)]
+    Registers(#[from] RegisterMismatch),
+    /// An identity event is malformed.
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
+    /// The application's document is another one.
+    #[error("app-compose.json has SHA-256 {got}, measured is {}", measured.map_or_else(|| "none".to_owned(), |hash| hash.to_string()))]
+    AppCompose {
+        /// Hash of the document shown.
+        got: ComposeHash,
+        /// Measured hash.
+        measured: Option<ComposeHash>,
+    },
+    /// The host launched the TD for something else than the log says.
+    #[error("MRCONFIGID does not agree with the measured identity")]
+    MrConfigId,
+    /// The configuration is not JSON of the expected form.
+    #[error("vm_config is malformed: {reason}")]
+    VmConfig {
+        /// What the parser met.
+        reason: String,
+    },
+    /// The configuration names its image wrongly.
+    #[error(transparent)]
+    ImageBinding(#[from] ImageBindingError),
+    /// The registers of the image cannot be computed.
+    #[error("registers of os image {os_image_hash} cannot be computed: {reason}")]
+    ImageReference {
+        /// The image.
+        os_image_hash: OsImageHash,
+        /// Why.
+        reason: String,
+    },
+    /// The TD did not boot that image in that shape.
+    #[error("{register} is not the one os image {os_image_hash} gives{detail}")]
+    ImageRegisters {
+        /// The image named.
+        os_image_hash: OsImageHash,
+        /// First register that differs.
+        register: &'static str,
+        /// Both values.
+        detail: String,
+    },
+    /// The image the guest measured is not the one the registers prove.
+    #[error("the guest measured os image {measured}, the registers are those of {proven}")]
+    MeasuredImage {
+        /// From the log.
+        measured: OsImageHash,
+        /// From the configuration, bound by the registers.
+        proven: OsImageHash,
+    },
+}
+
+/// Evidence that is not believed: the check that failed, why, and what held before it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{check}: {reason}")]
+pub struct VerifyError {
+    /// The check that failed.
+    pub check: Check,
+    /// Why.
+    pub reason: Box<Reason>,
+    /// The checks before it.
+    pub report: Box<CheckReport>,
+    /// The root the signature side was checked against; `None` before that.
+    pub anchor: Option<AnchorKind>,
+}
+
+impl UserFacing for VerifyError {
+    fn code(&self) -> &'static str {
+        match self.check {
+            Check::QuoteFormat => "attestation/quote-format",
+            Check::QuoteSignature => "attestation/quote-signature",
+            Check::TdAttributes => "attestation/td-attributes",
+            Check::TcbPolicy => "attestation/tcb-policy",
+            Check::ReportData => "attestation/report-data",
+            Check::RuntimeLog => "attestation/runtime-log",
+            Check::BootLog => "attestation/boot-log",
+            Check::Identity => "attestation/identity",
+            Check::MrConfigId => "attestation/mr-config-id",
+            Check::OsImage => "attestation/os-image",
+        }
+    }
+
+    fn fix(&self) -> String {
+        match &*self.reason {
+            Reason::Signature { fault: SignatureFault::CollateralExpired | SignatureFault::CollateralNotYetValid, .. } => {
+                "fetch the collateral again and check this machine's clock"
+            }
+            Reason::Signature { fault: SignatureFault::OtherRoot, .. } => {
+                "configure the simulated vendor root under [danger] if this is a software TEE; otherwise do not trust the machine"
+            }
+            Reason::Signature { fault: SignatureFault::UnknownTcb, .. } | Reason::TcbStatus { .. } | Reason::Advisory { .. } => {
+                "update the platform's firmware, or accept its status in the policy"
+            }
+            Reason::Signature { fault: SignatureFault::OtherPlatform, .. } => "fetch the collateral of the platform in the quote",
+            Reason::TdAttributes(_) => "start the VM without debug, migration and service TD, with SEPT_VE_DISABLE",
+            Reason::ReportData => "ask for a fresh quote over your own challenge",
+            Reason::VmConfig { .. } | Reason::ImageBinding(_) => "use an OS image with a measurement document, and its vm_config",
+            Reason::ImageReference { .. } => "use a VM shape and QEMU version that can be measured",
+            Reason::AppCompose { .. } => "ask the application's owner for the app-compose.json that runs",
+            _ => "do not trust the machine, and ask its operator for evidence of the VM that runs now",
+        }
+        .to_owned()
+    }
+}

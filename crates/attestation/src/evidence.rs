@@ -1,0 +1,143 @@
+//! Evidence as it arrives, unverified.
+
+use dstack_event_log::{Event, MAX_LOG_BYTES};
+use serde::Deserialize;
+
+use crate::{Attestation, EnvelopeError, ReportData};
+
+/// Largest JSON form that is read: a log, a quote and an `app-compose.json` of the largest size, as JSON text.
+const MAX_EVIDENCE_BYTES: usize = 128 << 20;
+
+/// Why text is not evidence.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EvidenceError {
+    /// Too long.
+    #[error("evidence of {got} bytes exceeds the limit of {MAX_EVIDENCE_BYTES}")]
+    TooLong {
+        /// Its size.
+        got: usize,
+    },
+    /// Not the JSON form.
+    #[error("evidence is not valid JSON of the expected form: {reason}")]
+    Json {
+        /// What the parser met.
+        reason: String,
+    },
+    /// A field's text is not what it should be.
+    #[error("evidence field {field} is malformed")]
+    Field {
+        /// Its name.
+        field: &'static str,
+    },
+    /// Neither a quote nor an attestation.
+    #[error("evidence has neither a quote nor an attestation")]
+    Empty,
+    /// The attestation cannot be read.
+    #[error("attestation inside the evidence")]
+    Envelope(#[from] EnvelopeError),
+}
+
+/// A quote and what it takes to understand it. Everything in it is unverified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Evidence {
+    /// Raw TDX quote.
+    pub quote: Vec<u8>,
+    /// Log, full or stripped.
+    pub event_log: Vec<Event>,
+    /// The `vm_config` JSON text; empty if unknown.
+    pub vm_config: String,
+    /// What the sender says the report data is; must agree with the quote.
+    pub report_data: Option<ReportData>,
+    /// Bytes of `app-compose.json`, if the sender shows them; must hash to the measured compose hash.
+    pub app_compose: Option<Vec<u8>>,
+}
+
+#[derive(Deserialize)]
+struct WireEvidence {
+    #[serde(default)]
+    quote: String,
+    #[serde(default)]
+    event_log: serde_json::Value,
+    #[serde(default)]
+    vm_config: String,
+    #[serde(default)]
+    report_data: String,
+    #[serde(default)]
+    attestation: String,
+    #[serde(default)]
+    app_compose: Option<String>,
+}
+
+impl Evidence {
+    /// Reads the JSON answer of `GetQuote`, of `/.well-known/dstack/evidence`, or `{"attestation":"<hex>"}`. Unknown fields are ignored.
+    pub fn parse_json(text: &str) -> Result<Self, EvidenceError> {
+        if text.len() > MAX_EVIDENCE_BYTES {
+            return Err(EvidenceError::TooLong { got: text.len() });
+        }
+        let wire: WireEvidence = serde_json::from_str(text).map_err(|error| EvidenceError::Json { reason: error.to_string() })?;
+        let mut evidence = if wire.quote.is_empty() {
+            if wire.attestation.is_empty() {
+                return Err(EvidenceError::Empty);
+            }
+            let bytes = hex_field("attestation", &wire.attestation)?;
+            Self::from(Attestation::decode(&bytes)?)
+        } else {
+            Self {
+                quote: hex_field("quote", &wire.quote)?,
+                event_log: parse_log(wire.event_log)?,
+                vm_config: String::new(),
+                report_data: None,
+                app_compose: None,
+            }
+        };
+        if !wire.report_data.is_empty() {
+            evidence.report_data = Some(padded_report_data(&hex_field("report_data", &wire.report_data)?)?);
+        }
+        if !wire.vm_config.is_empty() {
+            evidence.vm_config = wire.vm_config;
+        }
+        evidence.app_compose = wire.app_compose.map(String::into_bytes);
+        Ok(evidence)
+    }
+
+    /// The same evidence with another `vm_config`, as a request to a KMS carries one. It stays untrusted until the registers agree.
+    #[must_use]
+    pub fn with_vm_config(mut self, vm_config: impl Into<String>) -> Self {
+        self.vm_config = vm_config.into();
+        self
+    }
+}
+
+impl From<Attestation> for Evidence {
+    fn from(attestation: Attestation) -> Self {
+        let vm_config = attestation.vm_config();
+        let mut event_log = attestation.event_log;
+        if !event_log.iter().any(|event| event.as_runtime().is_some()) {
+            event_log.extend(attestation.runtime_events.iter().map(dstack_event_log::RuntimeEvent::to_event));
+        }
+        Self { quote: attestation.quote, event_log, vm_config, report_data: Some(attestation.report_data), app_compose: None }
+    }
+}
+
+fn hex_field(field: &'static str, text: &str) -> Result<Vec<u8>, EvidenceError> {
+    hex::decode(text.strip_prefix("0x").unwrap_or(text)).map_err(|_| EvidenceError::Field { field })
+}
+
+fn padded_report_data(bytes: &[u8]) -> Result<ReportData, EvidenceError> {
+    let mut data = [0; 64];
+    data.get_mut(..bytes.len()).ok_or(EvidenceError::Field { field: "report_data" })?.copy_from_slice(bytes);
+    Ok(data)
+}
+
+/// The log comes as JSON text inside a string, or as the array itself.
+fn parse_log(value: serde_json::Value) -> Result<Vec<Event>, EvidenceError> {
+    let malformed = |_| EvidenceError::Field { field: "event_log" };
+    match value {
+        serde_json::Value::Null => Ok(Vec::new()),
+        serde_json::Value::String(text) if text.is_empty() => Ok(Vec::new()),
+        serde_json::Value::String(text) if text.len() <= MAX_LOG_BYTES => serde_json::from_str(&text).map_err(malformed),
+        serde_json::Value::String(_) => Err(EvidenceError::Field { field: "event_log" }),
+        array => serde_json::from_value(array).map_err(malformed),
+    }
+}

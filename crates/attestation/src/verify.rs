@@ -1,0 +1,250 @@
+//! The verification: every check, in order, each failing by itself.
+
+use std::sync::Arc;
+
+use dstack_event_log::EventLog;
+use dstack_manifest::{ComposeHash, OsImageHash, VmConfig};
+
+use crate::{
+    AnchorKind, Check, CheckReport, Claims, Endorsements, Evidence, ImageReference, ImageRule, LaunchRegisters, Policy, QuoteCollateral,
+    ReportData, TdFields, TrustAnchors, UnverifiedQuote, VerifiedEvidence, VerifyError,
+    error::Reason,
+    identity::{MrConfigIdMatch, match_mr_config_id},
+    image::bound_measurement,
+    tdx::{self, Platform},
+};
+
+/// Verifies evidence against trust anchors, a policy and reference values. Cheap to clone.
+#[derive(Clone)]
+pub struct Verifier {
+    anchors: TrustAnchors,
+    policy: Policy,
+    image_reference: Option<Arc<dyn ImageReference>>,
+}
+
+impl Verifier {
+    /// A verifier that knows no OS images; see [`Verifier::with_image_reference`].
+    #[must_use]
+    pub fn new(anchors: TrustAnchors, policy: Policy) -> Self {
+        Self { anchors, policy, image_reference: None }
+    }
+
+    /// Computes the registers of OS images with `reference`.
+    #[must_use]
+    pub fn with_image_reference(mut self, reference: Arc<dyn ImageReference>) -> Self {
+        self.image_reference = Some(reference);
+        self
+    }
+
+    /// The anchors in use.
+    #[must_use]
+    pub fn anchors(&self) -> &TrustAnchors {
+        &self.anchors
+    }
+
+    /// Verifies `evidence`.
+    ///
+    /// `endorsements`: the vendor's collateral for the quote's platform, from anywhere, unverified. `now`: Unix seconds.
+    /// `expected_report_data`: the challenge; `None` only where the caller compares [`VerifiedEvidence::report_data`] itself.
+    /// Errors: the first check that fails, and the ones that held before.
+    pub fn verify(
+        &self,
+        evidence: &Evidence,
+        endorsements: &Endorsements,
+        now: u64,
+        expected_report_data: Option<&ReportData>,
+    ) -> Result<VerifiedEvidence, VerifyError> {
+        let mut run = Run { report: CheckReport::default(), anchor: None };
+        let (fields, platform, anchor) = self.verify_quote(&mut run, &evidence.quote, &endorsements.collateral, now)?;
+        run.step(Check::TcbPolicy, self.check_tcb(&platform))?;
+        run.step(Check::ReportData, check_report_data(&fields, evidence, expected_report_data))?;
+        let log = run.verify_log(evidence, &fields)?;
+        let claims = run.identity(evidence, &log, &fields)?;
+        let (vm_config, os_image_hash) = self.verify_image(&mut run, evidence, &fields, &claims)?;
+        Ok(VerifiedEvidence { fields, platform, anchor, log, claims, vm_config, os_image_hash, report: run.report, verified_at: now })
+    }
+
+    fn verify_quote(
+        &self,
+        run: &mut Run,
+        quote: &[u8],
+        collateral: &QuoteCollateral,
+        now: u64,
+    ) -> Result<(TdFields, Platform, AnchorKind), VerifyError> {
+        let parsed = run.try_step(Check::QuoteFormat, UnverifiedQuote::parse(quote))?;
+        run.report.pass(Check::QuoteFormat, format!("TDX quote version {}", parsed.version()));
+        let (anchor, root) = self.anchors.select(|root| collateral.names(root));
+        run.anchor = Some(anchor.clone());
+        let platform = match tdx::verify_signature(quote, collateral, root, now) {
+            Err(reason @ Reason::TdAttributes(_)) => {
+                run.report.pass(Check::QuoteSignature, anchor.to_string());
+                return Err(run.refuse(Check::TdAttributes, reason));
+            }
+            other => run.try_step(Check::QuoteSignature, other)?,
+        };
+        run.report.pass(Check::QuoteSignature, anchor.to_string());
+        let fields = parsed.fields().clone();
+        run.step(Check::TdAttributes, tdx::check_attributes(&fields).map(|()| "no debug, migration or service TD".to_owned()))?;
+        Ok((fields, platform, anchor))
+    }
+
+    fn check_tcb(&self, platform: &Platform) -> Result<String, Reason> {
+        let status = platform.tcb_status;
+        if self.policy.accepted_tcb.as_ref().is_some_and(|accepted| !accepted.contains(&status)) {
+            return Err(Reason::TcbStatus { status });
+        }
+        match platform.advisory_ids.iter().find(|advisory| self.policy.rejected_advisories.contains(advisory)) {
+            Some(advisory) => Err(Reason::Advisory { advisory: advisory.clone() }),
+            None if platform.advisory_ids.is_empty() => Ok(status.to_string()),
+            None => Ok(format!("{status}, advisories {}", platform.advisory_ids.join(", "))),
+        }
+    }
+
+    fn verify_image(
+        &self,
+        run: &mut Run,
+        evidence: &Evidence,
+        fields: &TdFields,
+        claims: &Claims,
+    ) -> Result<(Option<VmConfig>, Option<OsImageHash>), VerifyError> {
+        let config = parse_vm_config(&evidence.vm_config);
+        let outcome = config.as_ref().map_err(Clone::clone).and_then(|config| match config {
+            Some(config) => self.prove_image(config, fields),
+            None => Err(Reason::ImageBinding(crate::ImageBindingError::NoImageHash)),
+        });
+        let parsed = config.ok().flatten();
+        match outcome {
+            Ok(proven) => {
+                if let Some(measured) = claims.measured_os_image_hash.filter(|measured| *measured != proven) {
+                    return Err(run.refuse(Check::OsImage, Reason::MeasuredImage { measured, proven }));
+                }
+                run.report.pass(Check::OsImage, format!("os image {proven}"));
+                Ok((parsed, Some(proven)))
+            }
+            Err(reason) if self.policy.image == ImageRule::WherePossible && cannot_be_checked(&reason) => {
+                run.report.skip(Check::OsImage, reason.to_string());
+                Ok((parsed, None))
+            }
+            Err(reason) => Err(run.refuse(Check::OsImage, reason)),
+        }
+    }
+
+    fn prove_image(&self, config: &VmConfig, fields: &TdFields) -> Result<OsImageHash, Reason> {
+        let (os_image_hash, measurement) = bound_measurement(config)?;
+        let unavailable = |reason: String| Reason::ImageReference { os_image_hash, reason };
+        let reference = self.image_reference.as_ref().ok_or_else(|| unavailable("this verifier has no reference values".into()))?;
+        let candidates = reference.expected(measurement, config).map_err(unavailable)?;
+        let got = LaunchRegisters { mrtd: fields.mrtd, rtmr: [fields.rtmr.0[0], fields.rtmr.0[1], fields.rtmr.0[2]] };
+        if candidates.contains(&got) {
+            return Ok(os_image_hash);
+        }
+        let expected = candidates.first().ok_or_else(|| unavailable("no reference values".into()))?;
+        let (register, detail) = first_difference(expected, &got);
+        Err(Reason::ImageRegisters { os_image_hash, register, detail })
+    }
+}
+
+/// Missing material and shapes nobody can compute are caveats; wrong bindings and wrong registers are refusals.
+fn cannot_be_checked(reason: &Reason) -> bool {
+    use crate::ImageBindingError::{NoDocument, NoImageHash};
+    matches!(reason, Reason::VmConfig { .. } | Reason::ImageReference { .. } | Reason::ImageBinding(NoImageHash | NoDocument { .. }))
+}
+
+fn first_difference(expected: &LaunchRegisters, got: &LaunchRegisters) -> (&'static str, String) {
+    let pairs = [
+        ("MRTD", &expected.mrtd, &got.mrtd),
+        ("RTMR0", &expected.rtmr[0], &got.rtmr[0]),
+        ("RTMR1", &expected.rtmr[1], &got.rtmr[1]),
+        ("RTMR2", &expected.rtmr[2], &got.rtmr[2]),
+    ];
+    let different = pairs.into_iter().find(|(_, expected, got)| expected != got);
+    different.map_or(("no register", String::new()), |(name, expected, got)| {
+        (name, format!(" (expected {}, quoted {})", hex::encode(expected), hex::encode(got)))
+    })
+}
+
+fn parse_vm_config(text: &str) -> Result<Option<VmConfig>, Reason> {
+    if text.trim().is_empty() {
+        return Ok(None);
+    }
+    serde_json::from_str(text).map(Some).map_err(|error| Reason::VmConfig { reason: error.to_string() })
+}
+
+fn check_report_data(fields: &TdFields, evidence: &Evidence, expected: Option<&ReportData>) -> Result<String, Reason> {
+    let quoted = &fields.report_data;
+    if expected.is_some_and(|expected| expected != quoted) || evidence.report_data.is_some_and(|claimed| claimed != *quoted) {
+        return Err(Reason::ReportData);
+    }
+    Ok(if expected.is_some() { "equals the expected value".into() } else { "left to the caller".into() })
+}
+
+/// State of one verification.
+struct Run {
+    report: CheckReport,
+    anchor: Option<AnchorKind>,
+}
+
+impl Run {
+    fn refuse(&self, check: Check, reason: Reason) -> VerifyError {
+        VerifyError { check, reason: Box::new(reason), report: Box::new(self.report.clone()), anchor: self.anchor.clone() }
+    }
+
+    fn try_step<T, E: Into<Reason>>(&self, check: Check, result: Result<T, E>) -> Result<T, VerifyError> {
+        result.map_err(|error| self.refuse(check, error.into()))
+    }
+
+    fn step<E: Into<Reason>>(&mut self, check: Check, result: Result<String, E>) -> Result<(), VerifyError> {
+        let found = self.try_step(check, result)?;
+        self.report.pass(check, found);
+        Ok(())
+    }
+
+    /// RTMR3 must replay. RTMR0 to RTMR2 must replay if the log has their events; a log without them leaves these registers to the image check.
+    fn verify_log(&mut self, evidence: &Evidence, fields: &TdFields) -> Result<EventLog, VerifyError> {
+        let log = self.try_step(Check::RuntimeLog, EventLog::new(evidence.event_log.clone()))?;
+        let mismatch = log.check_registers(&fields.rtmr).err();
+        self.try_step(Check::RuntimeLog, log.check_registers(&with_register_3(log.registers(), &fields.rtmr)))?;
+        self.report.pass(Check::RuntimeLog, format!("{} runtime events replay to RTMR3", log.runtime_events().count()));
+        match (mismatch, covers_boot(&log)) {
+            (None, _) => self.report.pass(Check::BootLog, "boot events replay to RTMR0, RTMR1 and RTMR2"),
+            (Some(found), true) => return Err(self.refuse(Check::BootLog, found.into())),
+            (Some(_), false) => self.report.skip(Check::BootLog, "the log is reduced to what the OS image does not determine"),
+        }
+        Ok(log)
+    }
+
+    fn identity(&mut self, evidence: &Evidence, log: &EventLog, fields: &TdFields) -> Result<Claims, VerifyError> {
+        let claims = self.try_step(Check::Identity, Claims::from_log(log))?;
+        if let Some(document) = &evidence.app_compose {
+            let got = ComposeHash::of(document);
+            if claims.compose_hash != Some(got) {
+                return Err(self.refuse(Check::Identity, Reason::AppCompose { got, measured: claims.compose_hash }));
+            }
+        }
+        self.report.pass(Check::Identity, describe(&claims));
+        match match_mr_config_id(&fields.mr_config_id, &claims) {
+            MrConfigIdMatch::Agrees(how) => self.report.pass(Check::MrConfigId, how),
+            MrConfigIdMatch::NotSet => self.report.skip(Check::MrConfigId, "the host set none"),
+            MrConfigIdMatch::Undecided(why) => self.report.skip(Check::MrConfigId, why),
+            MrConfigIdMatch::Differs => return Err(self.refuse(Check::MrConfigId, Reason::MrConfigId)),
+        }
+        Ok(claims)
+    }
+}
+
+/// A log counts as covering the boot unless it is a stripped one: no event of RTMR1 and RTMR2, and of RTMR0 at most the ACPI tables.
+fn covers_boot(log: &EventLog) -> bool {
+    log.events().iter().any(|event| matches!(event.imr, 0..=2) && !(event.imr == 0 && event.event_payload == b"ACPI DATA"))
+}
+
+fn with_register_3(replayed: &dstack_event_log::Registers, quoted: &dstack_event_log::Registers) -> dstack_event_log::Registers {
+    let [rtmr0, rtmr1, rtmr2, _] = replayed.0;
+    let [.., rtmr3] = quoted.0;
+    dstack_event_log::Registers([rtmr0, rtmr1, rtmr2, rtmr3])
+}
+
+fn describe(claims: &Claims) -> String {
+    let app = claims.app_id.map_or_else(|| "no app id".to_owned(), |app| format!("app {app}"));
+    let compose = claims.compose_hash.map_or_else(|| "no compose hash".to_owned(), |hash| format!("compose hash {hash}"));
+    format!("{app}, {compose}")
+}
