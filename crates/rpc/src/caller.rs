@@ -53,11 +53,7 @@ impl Caller {
     }
 
     pub(crate) fn new(connection: &Connection) -> Self {
-        Self {
-            peer: connection.peer,
-            tls_chain: Arc::clone(&connection.tls_chain),
-            request_id: uuid::Uuid::new_v4().simple().to_string(),
-        }
+        Self { peer: connection.peer, tls_chain: Arc::clone(&connection.tls_chain), request_id: uuid::Uuid::new_v4().simple().to_string() }
     }
 }
 

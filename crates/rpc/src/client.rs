@@ -214,7 +214,13 @@ impl Client {
         Ok(Stream { status: parts.status, headers: parts.headers, body })
     }
 
-    async fn send(&self, method: Method, path: &str, headers: HeaderMap, body: Vec<u8>) -> Result<(http::Response<Incoming>, Sender), ClientError> {
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+        body: Vec<u8>,
+    ) -> Result<(http::Response<Incoming>, Sender), ClientError> {
         let mut request = self.build(method, path, headers, body)?;
         let idle = self.idle.lock().await.take();
         if let Some(mut sender) = idle

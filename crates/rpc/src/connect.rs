@@ -55,7 +55,9 @@ async fn connect_vsock_uds(path: &Path, port: u32) -> io::Result<UnixStream> {
     loop {
         // Byte by byte: what follows the newline is the guest's.
         let byte = stream.read_u8().await.map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => io::Error::new(io::ErrorKind::ConnectionRefused, format!("nothing in the guest listens on port {port}")),
+            io::ErrorKind::UnexpectedEof => {
+                io::Error::new(io::ErrorKind::ConnectionRefused, format!("nothing in the guest listens on port {port}"))
+            }
             _ => error,
         })?;
         if byte == b'\n' {

@@ -14,11 +14,21 @@ pub struct Endpoint {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Target {
-    Tcp { host: String, port: u16, tls: bool },
+    Tcp {
+        host: String,
+        port: u16,
+        tls: bool,
+    },
     Unix(PathBuf),
-    Vsock { cid: u32, port: u32 },
+    Vsock {
+        cid: u32,
+        port: u32,
+    },
     /// Host side of vhost-device-vsock: a Unix socket that asks for the guest's port first.
-    VsockUds { path: PathBuf, port: u32 },
+    VsockUds {
+        path: PathBuf,
+        port: u32,
+    },
 }
 
 /// An address that cannot be read.
@@ -35,7 +45,8 @@ impl UserFacing for EndpointError {
     }
 
     fn fix(&self) -> String {
-        "write http://host:port/base, https://host:port/base, unix:/path[:/base], vsock://cid:port/base or vsock-uds:/path:port/base".to_owned()
+        "write http://host:port/base, https://host:port/base, unix:/path[:/base], vsock://cid:port/base or vsock-uds:/path:port/base"
+            .to_owned()
     }
 }
 
@@ -158,7 +169,19 @@ mod tests {
 
     #[test]
     fn refuses_what_it_does_not_understand() {
-        for text in ["", "nothing", "ftp://x", "http://", "http://user:pw@h/", "http://h/?q=1", "unix:rel", "vsock://2", "vsock://a:1", "vsock-uds:/p", "vsock-uds:p:1"] {
+        for text in [
+            "",
+            "nothing",
+            "ftp://x",
+            "http://",
+            "http://user:pw@h/",
+            "http://h/?q=1",
+            "unix:rel",
+            "vsock://2",
+            "vsock://a:1",
+            "vsock-uds:/p",
+            "vsock-uds:p:1",
+        ] {
             assert!(Endpoint::parse(text).is_err(), "{text}");
         }
     }

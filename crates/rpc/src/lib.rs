@@ -14,6 +14,7 @@ mod endpoint;
 mod listener;
 mod mount;
 mod serve;
+mod supervisor_client;
 
 pub use caller::{Caller, Peer};
 pub use client::{Answer, Client, ClientError, Stream};
@@ -21,3 +22,4 @@ pub use endpoint::{Endpoint, EndpointError};
 pub use listener::{ListenError, Listener};
 pub use mount::{BODY_LIMIT, GetPolicy, error_response, mount};
 pub use serve::{Limits, serve, serve_with};
+pub use supervisor_client::{SupervisorClient, SupervisorError};

@@ -112,7 +112,8 @@ impl Listener {
     ///
     /// Errors: no vsock here, or the port is taken.
     pub fn vsock(cid: u32, port: u32) -> Result<Self, ListenError> {
-        let listener = VsockListener::bind(VsockAddr::new(cid, port)).map_err(|source| listen_error(format!("vsock://{cid}:{port}"), source))?;
+        let listener =
+            VsockListener::bind(VsockAddr::new(cid, port)).map_err(|source| listen_error(format!("vsock://{cid}:{port}"), source))?;
         Ok(Self { kind: Kind::Vsock(listener) })
     }
 

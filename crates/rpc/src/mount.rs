@@ -110,9 +110,7 @@ async fn read_body(body: Body) -> Result<Vec<u8>, RpcError> {
         .map_err(|_| RpcError::new("rpc/slow-request", "the body did not arrive in 30 s", "send the whole body at once"))?;
     match collected {
         Ok(body) => Ok(body.to_bytes().to_vec()),
-        Err(error) if error.is::<LengthLimitError>() => {
-            Err(RpcError::new("rpc/too-large", "the body exceeds 10 MiB", "send less"))
-        }
+        Err(error) if error.is::<LengthLimitError>() => Err(RpcError::new("rpc/too-large", "the body exceeds 10 MiB", "send less")),
         Err(error) => Err(RpcError::bad_request(format!("reading the body: {error}"))),
     }
 }

@@ -15,11 +15,7 @@ use tokio::{
 };
 use tower::ServiceExt as _;
 
-use crate::{
-    Caller, Listener, Peer,
-    caller::Connection,
-    listener::Kind,
-};
+use crate::{Caller, Listener, Peer, caller::Connection, listener::Kind};
 
 /// What one listener grants its peers.
 #[derive(Debug, Clone, Copy)]

@@ -43,7 +43,9 @@ impl UserFacing for ConfigError {
     fn fix(&self) -> String {
         match self {
             Self::Read { path, .. } => format!("check that {} exists and that this user may read it", path.display()),
-            Self::Parse { path, line, .. } => format!("correct line {line} of {}; the example file beside the program's documentation shows every key", path.display()),
+            Self::Parse { path, line, .. } => {
+                format!("correct line {line} of {}; the example file beside the program's documentation shows every key", path.display())
+            }
         }
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod config;
 pub mod fs;
+pub mod log_file;
 pub mod readiness;
 pub mod report;
 mod signals;

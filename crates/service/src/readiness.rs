@@ -1,6 +1,11 @@
 //! Telling the one who started us that requests are served.
 
-use std::{env, io, os::linux::net::SocketAddrExt as _, os::unix::net::{SocketAddr, UnixDatagram}, path::Path};
+use std::{
+    env, io,
+    os::linux::net::SocketAddrExt as _,
+    os::unix::net::{SocketAddr, UnixDatagram},
+    path::Path,
+};
 
 /// Announces readiness: `READY=1` to systemd's `$NOTIFY_SOCKET` where set, and `<pid>\n` into `file` where given.
 ///
