@@ -157,3 +157,6 @@ fn digest_of(algorithm: PathKeyAlgorithm, message: &[u8]) -> Result<[u8; 32], Si
     }
     Ok(Sha256::digest(message).into())
 }
+
+#[cfg(test)]
+mod tests;

@@ -118,3 +118,6 @@ pub(crate) fn keccak(parts: &[&[u8]]) -> [u8; 32] {
     }
     hash.finalize().into()
 }
+
+#[cfg(test)]
+mod tests;
