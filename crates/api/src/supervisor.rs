@@ -2,6 +2,7 @@
 //!
 //! `POST /deploy` ([`ProcessConfig`]), `POST /start/<id>`, `POST /stop/<id>`, `DELETE /remove/<id>`, `GET /list`,
 //! `GET /info/<id>`, `GET /ping`, `POST /clear`, `POST /shutdown`. Every reply is 200 with an [`Answer`].
+//! `POST /stop/<id>?grace_ms=N` sets the time between SIGTERM and SIGKILL and answers when the process has ended.
 
 use std::collections::BTreeMap;
 
@@ -55,7 +56,7 @@ pub enum ProcessStatus {
     Stopped,
     /// Ended by itself: raw wait status.
     Exited(i32),
-    /// Could not be started.
+    /// Could not be started, or ended while its status could not be learned.
     Error(String),
 }
 
@@ -72,6 +73,12 @@ pub struct ProcessState {
     pub started_at: Option<u64>,
     /// Unix seconds.
     pub stopped_at: Option<u64>,
+    /// How it ended, in words, such as `killed by SIGKILL`; empty while it runs.
+    #[serde(default)]
+    pub ended: String,
+    /// Which resource limits are applied, in words.
+    #[serde(default)]
+    pub limits: String,
 }
 
 /// A process with its state.
