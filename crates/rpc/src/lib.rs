@@ -15,6 +15,7 @@ mod listener;
 mod mount;
 mod serve;
 mod supervisor_client;
+mod system_tls;
 
 pub use caller::{Caller, Peer};
 pub use client::{Answer, Client, ClientError, Stream};
@@ -23,3 +24,4 @@ pub use listener::{ListenError, Listener};
 pub use mount::{BODY_LIMIT, GetPolicy, error_response, mount};
 pub use serve::{Limits, serve, serve_with};
 pub use supervisor_client::{SupervisorClient, SupervisorError};
+pub use system_tls::system_tls;
