@@ -11,6 +11,9 @@ impl AllowList {
     pub fn decide_app(&self, facts: &BootFacts) -> Result<(), Denial> {
         self.decide_platform(facts)?;
         let (Some(app_id), Some(compose_hash)) = (facts.app_id, facts.compose_hash) else { return Err(Denial::NoApplication) };
+        if !facts.is_identity_complete {
+            return Err(Denial::BootIncomplete);
+        }
         let app = self.apps.get(&app_id).ok_or(Denial::App { app_id })?;
         if !app.compose_hashes.contains(&compose_hash) {
             return Err(Denial::ComposeHash { app_id, compose_hash });
@@ -26,7 +29,7 @@ impl AllowList {
     /// Errors: the first reason that applies.
     pub fn decide_kms(&self, facts: &BootFacts) -> Result<(), Denial> {
         self.decide_platform(facts)?;
-        let mr_aggregated = facts.mr_aggregated;
+        let mr_aggregated = facts.mr_aggregated.ok_or(Denial::BootIncomplete)?;
         let Some((measurements, devices)) = &self.kms else { return Err(Denial::KmsMeasurement { mr_aggregated }) };
         if !measurements.contains(&mr_aggregated) {
             return Err(Denial::KmsMeasurement { mr_aggregated });

@@ -34,6 +34,9 @@ pub enum Denial {
     /// The event log lacks app id or compose hash.
     #[error("the evidence names no application")]
     NoApplication,
+    /// `boot-mr-done` is missing from the event log.
+    #[error("the event log does not reach the end of the boot measurements")]
+    BootIncomplete,
     /// App not on the list.
     #[error("app {app_id} is not allowed")]
     App {
@@ -87,6 +90,7 @@ impl UserFacing for Denial {
             Self::OsImageUnknown => "kms/os-image-unknown",
             Self::OsImage { .. } => "kms/os-image-not-allowed",
             Self::NoApplication => "kms/no-application",
+            Self::BootIncomplete => "kms/boot-incomplete",
             Self::App { .. } => "kms/app-not-allowed",
             Self::ComposeHash { .. } => "kms/compose-hash-not-allowed",
             Self::Device { .. } => "kms/device-not-allowed",
@@ -102,6 +106,7 @@ impl UserFacing for Denial {
             Self::OsImageUnknown => "boot an OS image whose host passes its measurement document in vm_config".into(),
             Self::OsImage { hash } => format!("boot an allowed image, or add {hash} to os_images in the allow list"),
             Self::NoApplication => "boot the VM through dstack-init, which measures app id and compose hash".into(),
+            Self::BootIncomplete => "ask for keys after boot-mr-done was measured, as dstack-init does".into(),
             Self::App { app_id } => format!("add app {app_id} with its compose hash to apps in the allow list"),
             Self::ComposeHash { app_id, compose_hash } => {
                 format!("add {compose_hash} to compose_hashes of app {app_id} in the allow list, or deploy the compose file that is allowed")

@@ -1,0 +1,113 @@
+#![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
+
+use std::path::Path;
+
+use dstack_manifest::{AppId, ComposeHash, Digest32, OsImageHash};
+
+use super::*;
+
+fn list() -> AllowList {
+    let text = format!(
+        "version = 1\ntcb_statuses = [\"UpToDate\"]\nrejected_advisories = [\"INTEL-SA-2\"]\n[[os_images]]\nhash = \"{os}\"\n\
+         [[apps]]\napp_id = \"{app}\"\ncompose_hashes = [\"{compose}\"]\ndevices = [\"{device}\"]\n\
+         [kms]\nmr_aggregated = [\"{mr}\"]\ndevices = [\"{device}\"]\n",
+        os = hex::encode([1; 32]),
+        app = hex::encode([2; 20]),
+        compose = hex::encode([3; 32]),
+        device = hex::encode([4; 32]),
+        mr = hex::encode([5; 32]),
+    );
+    AllowList::parse(&text, Path::new("allow.toml")).unwrap()
+}
+
+fn facts() -> BootFacts {
+    BootFacts {
+        app_id: Some(AppId::new([2; 20])),
+        compose_hash: Some(ComposeHash::new([3; 32])),
+        os_image_hash: Some(OsImageHash::new([1; 32])),
+        is_identity_complete: true,
+        mr_aggregated: Some(Digest32::new([5; 32])),
+        device_id: Digest32::new([4; 32]),
+        tcb_status: "UpToDate".into(),
+        advisory_ids: vec!["INTEL-SA-1".into()],
+        is_simulated: false,
+    }
+}
+
+#[test]
+fn allows_what_is_listed() {
+    assert_eq!(list().decide_app(&facts()), Ok(()));
+    assert_eq!(list().decide_kms(&facts()), Ok(()));
+}
+
+/// Each fact flipped by itself is denied with its own code.
+#[test]
+fn denies_each_single_deviation() {
+    let deviations: [(fn(&mut BootFacts), &str); 10] = [
+        (|f| f.is_simulated = true, "kms/simulated-not-allowed"),
+        (|f| f.tcb_status = "OutOfDate".into(), "kms/tcb-status-not-allowed"),
+        (|f| f.advisory_ids.push("INTEL-SA-2".into()), "kms/advisory-rejected"),
+        (|f| f.os_image_hash = None, "kms/os-image-unknown"),
+        (|f| f.os_image_hash = Some(OsImageHash::new([9; 32])), "kms/os-image-not-allowed"),
+        (|f| f.app_id = None, "kms/no-application"),
+        (|f| f.compose_hash = None, "kms/no-application"),
+        (|f| f.is_identity_complete = false, "kms/boot-incomplete"),
+        (|f| f.app_id = Some(AppId::new([9; 20])), "kms/app-not-allowed"),
+        (|f| f.compose_hash = Some(ComposeHash::new([9; 32])), "kms/compose-hash-not-allowed"),
+    ];
+    for (deviate, code) in deviations {
+        let mut facts = facts();
+        deviate(&mut facts);
+
+        let denial = list().decide_app(&facts).unwrap_err();
+
+        assert_eq!(dstack_api::UserFacing::code(&denial), code);
+        assert!(!dstack_api::UserFacing::fix(&denial).is_empty());
+        assert!(denial.for_attested_caller().message.starts_with("Boot denied: "));
+    }
+    let mut elsewhere = facts();
+    elsewhere.device_id = Digest32::new([9; 32]);
+    assert_eq!(list().decide_app(&elsewhere), Err(Denial::Device { device_id: Digest32::new([9; 32]) }));
+    assert_eq!(list().decide_kms(&elsewhere), Err(Denial::Device { device_id: Digest32::new([9; 32]) }));
+}
+
+#[test]
+fn simulated_evidence_needs_the_danger_setting() {
+    let mut list = list();
+    list.allow_simulated = true;
+    let mut simulated = facts();
+    simulated.is_simulated = true;
+
+    assert_eq!(list.decide_app(&simulated), Ok(()));
+}
+
+#[test]
+fn any_device_is_any_device() {
+    let mut list = list();
+    list.apps.get_mut(&AppId::new([2; 20])).unwrap().devices = crate::Devices::Any;
+    let mut elsewhere = facts();
+    elsewhere.device_id = Digest32::new([9; 32]);
+
+    assert_eq!(list.decide_app(&elsewhere), Ok(()));
+}
+
+#[test]
+fn an_unlisted_kms_gets_nothing() {
+    let mut other = facts();
+    other.mr_aggregated = Some(Digest32::new([9; 32]));
+    let mut without = list();
+    without.kms = None;
+
+    assert!(matches!(list().decide_kms(&other), Err(Denial::KmsMeasurement { .. })));
+    assert!(matches!(without.decide_kms(&facts()), Err(Denial::KmsMeasurement { .. })));
+    other.mr_aggregated = None;
+    assert_eq!(list().decide_kms(&other), Err(Denial::BootIncomplete));
+}
+
+#[test]
+fn strangers_learn_nothing() {
+    let told = Denial::for_strangers();
+
+    assert_eq!(told.code, "kms/denied");
+    assert_eq!(told.message, "Boot denied");
+}
