@@ -148,7 +148,6 @@ impl AllowListFile {
     /// Plans a first list that allows nothing; an empty plan if the file is there already.
     ///
     /// `allow_simulated`: accept evidence of a software TEE, for local test systems.
-    #[must_use]
     pub fn plan_create(&self, allow_simulated: bool) -> Plan {
         let mut text = String::from("# Who gets keys. What is not listed here is denied; the KMS follows changes of this file at once.\nversion = 1\n");
         if allow_simulated {

@@ -43,7 +43,8 @@ fn allows_what_is_listed() {
 /// Each fact flipped by itself is denied with its own code.
 #[test]
 fn denies_each_single_deviation() {
-    let deviations: [(fn(&mut BootFacts), &str); 10] = [
+    type Deviation = fn(&mut BootFacts);
+    let deviations: [(Deviation, &str); 10] = [
         (|f| f.is_simulated = true, "kms/simulated-not-allowed"),
         (|f| f.tcb_status = "OutOfDate".into(), "kms/tcb-status-not-allowed"),
         (|f| f.advisory_ids.push("INTEL-SA-2".into()), "kms/advisory-rejected"),
