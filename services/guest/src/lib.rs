@@ -5,6 +5,7 @@
 //! are untrusted: at worst they deny service, and then the host is told in which phase and why.
 
 pub mod block_device;
+pub mod boot;
 pub mod boot_clock;
 pub mod cmdline;
 pub mod command;
