@@ -107,6 +107,12 @@ pub enum Reason {
         /// Why.
         reason: String,
     },
+    /// The tables are part of RTMR0, and neither known nor in the log.
+    #[error("the ACPI tables of this machine cannot be computed, and {why}")]
+    AcpiTables {
+        /// Why the log does not help.
+        why: &'static str,
+    },
     /// The TD did not boot that image in that shape.
     #[error("{register} is not the one os image {os_image_hash} gives{detail}")]
     ImageRegisters {
@@ -172,6 +178,7 @@ impl UserFacing for VerifyError {
             Reason::TdAttributes(_) => "start the VM without debug, migration and service TD, with SEPT_VE_DISABLE",
             Reason::ReportData => "ask for a fresh quote over your own challenge",
             Reason::VmConfig { .. } | Reason::ImageBinding(_) => "use an OS image with a measurement document, and its vm_config",
+            Reason::AcpiTables { .. } => "accept unchecked ACPI tables in the policy, and send the log with its ACPI events",
             Reason::ImageReference { .. } => "use a VM shape and QEMU version that can be measured",
             Reason::AppCompose { .. } => "ask the application's owner for the app-compose.json that runs",
             _ => "do not trust the machine, and ask its operator for evidence of the VM that runs now",

@@ -4,11 +4,13 @@
 //! names; both are checked here, so what follows is a statement about this image hash. Whether the *image hash* is a good one is
 //! authorization's decision: a host can make up an image, but not one with somebody else's hash.
 
+use dstack_event_log::{Digest384, EventLog};
 use dstack_manifest::{OsImageHash, VmConfig};
-use sha2::{Digest as _, Sha256};
-
-const MEASUREMENT_NAME: &str = "measurement.tdx.cbor";
-const MAX_CHECKSUM_FILE_BYTES: usize = 64 << 10;
+use dstack_measurement::{
+    VmShape,
+    acpi::{self, AcpiDigests, AcpiProfile},
+    tdx::{self, DocumentError, ImageMeasurement},
+};
 
 /// MRTD and RTMR0 to RTMR2 of a TD that has started its kernel.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -19,13 +21,37 @@ pub struct LaunchRegisters {
     pub rtmr: [[u8; 48]; 3],
 }
 
-/// Computes what an image must measure to. Implemented by `dstack-measurement`'s adapter; tests bring their own.
+/// Where the digests of the ACPI tables come from. They are part of RTMR0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AcpiSource {
+    /// The machine model that the software TEE vouches for; computed.
+    SoftwareTee,
+    /// The event log. RTMR0 proves that these digests were measured; nobody has looked at the tables.
+    Log(AcpiDigests),
+}
+
+/// Computes what an image must measure to.
 pub trait ImageReference: Send + Sync {
-    /// Registers that the image described by `measurement` (a bound `measurement.tdx.cbor`) gives in a VM of shape `vm_config`.
+    /// Registers that `image` (bound to an OS image hash) gives in the VM that `vm_config` describes.
     ///
-    /// Several candidates are allowed where the configuration leaves the firmware's loading order open. The error is text for the
-    /// operator: why the registers cannot be computed.
-    fn expected(&self, measurement: &[u8], vm_config: &VmConfig) -> Result<Vec<LaunchRegisters>, String>;
+    /// The error is text for the operator: why the registers cannot be computed.
+    fn expected(&self, image: &ImageMeasurement, vm_config: &VmConfig, acpi: AcpiSource) -> Result<LaunchRegisters, String>;
+}
+
+/// Reference values from the measurement document alone: no image file is needed.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct DocumentReference;
+
+impl ImageReference for DocumentReference {
+    fn expected(&self, image: &ImageMeasurement, vm_config: &VmConfig, acpi: AcpiSource) -> Result<LaunchRegisters, String> {
+        let shape = VmShape::try_from(vm_config).map_err(|error| error.to_string())?;
+        let acpi = match acpi {
+            AcpiSource::Log(digests) => digests,
+            AcpiSource::SoftwareTee => acpi::tables(&shape, AcpiProfile::SOFTWARE_TEE).map_err(|error| error.to_string())?.digests(),
+        };
+        let registers = tdx::expected(image, &shape, &acpi).map_err(|error| error.to_string())?.registers;
+        Ok(LaunchRegisters { mrtd: registers.mrtd, rtmr: [registers.rtmr0, registers.rtmr1, registers.rtmr2] })
+    }
 }
 
 /// Why a configuration does not name its image properly.
@@ -41,54 +67,34 @@ pub enum ImageBindingError {
         /// The image it names.
         os_image_hash: OsImageHash,
     },
-    /// The checksum file is another image's.
-    #[error("checksum file has SHA-256 {got}, os_image_hash is {os_image_hash}")]
-    ChecksumFile {
-        /// The image named.
+    /// The document does not belong to the image hash, or cannot be read.
+    #[error("measurement document of os image {os_image_hash}: {}", chain(fault))]
+    Document {
+        /// The image it names.
         os_image_hash: OsImageHash,
-        /// Hash of the file that came with it.
-        got: OsImageHash,
-    },
-    /// The checksum file is not a list of `<hash>  <name>` lines with each name once.
-    #[error("checksum file is malformed: {reason}")]
-    Malformed {
         /// What is wrong.
-        reason: &'static str,
+        fault: DocumentError,
     },
-    /// The measurement document is not the one the checksum file names.
-    #[error("measurement document does not have the checksum that the image's checksum file gives for {MEASUREMENT_NAME}")]
-    Document,
 }
 
 /// The measurement document of `config`, bound to the image hash it names.
-pub fn bound_measurement(config: &VmConfig) -> Result<(OsImageHash, &[u8]), ImageBindingError> {
+pub fn bound_measurement(config: &VmConfig) -> Result<(OsImageHash, ImageMeasurement), ImageBindingError> {
     let os_image_hash = config.os_image_hash.ok_or(ImageBindingError::NoImageHash)?;
     let document = config.tdx_measurement.as_ref().ok_or(ImageBindingError::NoDocument { os_image_hash })?;
-    if document.checksum_file.len() > MAX_CHECKSUM_FILE_BYTES {
-        return Err(ImageBindingError::Malformed { reason: "longer than 64 KiB" });
-    }
-    let got = OsImageHash::new(Sha256::digest(&document.checksum_file).into());
-    if got != os_image_hash {
-        return Err(ImageBindingError::ChecksumFile { os_image_hash, got });
-    }
-    let expected = entry(&document.checksum_file)?;
-    if Sha256::digest(&document.measurement).as_slice() != expected {
-        return Err(ImageBindingError::Document);
-    }
-    Ok((os_image_hash, &document.measurement))
+    let image = ImageMeasurement::from_bound_document(document, &os_image_hash)
+        .map_err(|fault| ImageBindingError::Document { os_image_hash, fault })?;
+    Ok((os_image_hash, image))
 }
 
-fn entry(checksum_file: &[u8]) -> Result<[u8; 32], ImageBindingError> {
-    let malformed = |reason| ImageBindingError::Malformed { reason };
-    let text = std::str::from_utf8(checksum_file).map_err(|_| malformed("not UTF-8"))?;
-    let mut found = None;
-    for line in text.lines() {
-        let (digest, name) = line.split_once("  ").ok_or(malformed("a line is not a hash, two spaces and a name"))?;
-        let mut bytes = [0; 32];
-        hex::decode_to_slice(digest, &mut bytes).map_err(|_| malformed("a hash is not 64 hex digits"))?;
-        if name == MEASUREMENT_NAME && found.replace(bytes).is_some() {
-            return Err(malformed("measurement.tdx.cbor is named twice"));
-        }
-    }
-    found.ok_or(malformed("measurement.tdx.cbor is not named"))
+/// The digests of loader, RSDP and tables as the log has them: its three RTMR0 events with the payload `ACPI DATA`.
+pub(crate) fn acpi_digests_of(log: &EventLog) -> Option<AcpiDigests> {
+    let marked = log.events().iter().filter(|event| event.imr == 0 && event.event_payload == b"ACPI DATA");
+    let digests: Vec<Digest384> = marked.filter_map(|event| event.digest.as_slice().try_into().ok()).collect();
+    let [loader, rsdp, tables] = digests.try_into().ok()?;
+    Some(AcpiDigests { loader, rsdp, tables })
+}
+
+/// An error with its sources in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    std::iter::successors(error.source(), |error| error.source()).fold(error.to_string(), |text, source| format!("{text}: {source}"))
 }

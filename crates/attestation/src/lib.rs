@@ -32,7 +32,7 @@ pub use envelope::{Attestation, EnvelopeError, MAX_ENVELOPE_BYTES};
 pub use error::{Reason, SignatureFault, TdAttributeFault, VerifyError};
 pub use evidence::{Evidence, EvidenceError};
 pub use identity::{ClaimError, Claims, KeyProvider, MrScope, mr_aggregated, mr_system};
-pub use image::{ImageBindingError, ImageReference, LaunchRegisters, bound_measurement};
+pub use image::{AcpiSource, DocumentReference, ImageBindingError, ImageReference, LaunchRegisters, bound_measurement};
 pub use policy::{ImageRule, Policy, TcbStatus};
 pub use quote::{PckIssuer, QuoteError, TdFields, UnverifiedQuote};
 pub use report_data::{ContentType, ReportData, report_data};

@@ -24,18 +24,21 @@ pub struct Policy {
     pub accepted_tcb: Option<Vec<TcbStatus>>,
     /// Advisories that must not apply.
     pub rejected_advisories: Vec<String>,
+    /// Accept ACPI tables that the log names and nobody has looked at, where they cannot be computed (hardware; the guest's kernel
+    /// runs code from them). [`VerifiedEvidence::acpi_tables_computed`](crate::VerifiedEvidence::acpi_tables_computed) tells.
+    pub accept_unchecked_acpi: bool,
 }
 
 impl Policy {
     /// Demands that hold for release of secrets: an OS image and an up-to-date platform.
     #[must_use]
     pub fn strict() -> Self {
-        Self { image: ImageRule::Required, accepted_tcb: Some(vec![TcbStatus::UpToDate]), rejected_advisories: Vec::new() }
+        Self { image: ImageRule::Required, accepted_tcb: Some(vec![TcbStatus::UpToDate]), ..Self::default() }
     }
 
     /// Everything is reported, only what is always demanded is refused.
     #[must_use]
     pub fn report_only() -> Self {
-        Self { image: ImageRule::WherePossible, accepted_tcb: None, rejected_advisories: Vec::new() }
+        Self { image: ImageRule::WherePossible, accept_unchecked_acpi: true, ..Self::default() }
     }
 }

@@ -19,6 +19,7 @@ pub struct VerifiedEvidence {
     pub(crate) claims: Claims,
     pub(crate) vm_config: Option<VmConfig>,
     pub(crate) os_image_hash: Option<OsImageHash>,
+    pub(crate) acpi_tables_computed: bool,
     pub(crate) report: CheckReport,
     pub(crate) verified_at: u64,
 }
@@ -40,6 +41,12 @@ impl VerifiedEvidence {
     #[must_use]
     pub fn os_image_hash(&self) -> Option<&OsImageHash> {
         self.os_image_hash.as_ref()
+    }
+
+    /// Whether RTMR0 was recomputed with ACPI tables of a known machine, rather than with the digests that the log names.
+    #[must_use]
+    pub fn acpi_tables_computed(&self) -> bool {
+        self.acpi_tables_computed
     }
 
     /// See [`identity::mr_system`].

@@ -6,11 +6,11 @@ use dstack_event_log::EventLog;
 use dstack_manifest::{ComposeHash, OsImageHash, VmConfig};
 
 use crate::{
-    AnchorKind, Check, CheckReport, Claims, Endorsements, Evidence, ImageReference, ImageRule, LaunchRegisters, Policy, QuoteCollateral,
+    AnchorKind, Check, AcpiSource, CheckReport, Claims, DocumentReference, Endorsements, Evidence, ImageBindingError, ImageReference, ImageRule, LaunchRegisters, Policy, QuoteCollateral,
     ReportData, TdFields, TrustAnchors, UnverifiedQuote, VerifiedEvidence, VerifyError,
     error::Reason,
     identity::{MrConfigIdMatch, match_mr_config_id},
-    image::bound_measurement,
+    image::{acpi_digests_of, bound_measurement},
     tdx::{self, Platform},
 };
 
@@ -19,20 +19,20 @@ use crate::{
 pub struct Verifier {
     anchors: TrustAnchors,
     policy: Policy,
-    image_reference: Option<Arc<dyn ImageReference>>,
+    image_reference: Arc<dyn ImageReference>,
 }
 
 impl Verifier {
-    /// A verifier that knows no OS images; see [`Verifier::with_image_reference`].
+    /// A verifier that computes the registers of OS images from their measurement documents.
     #[must_use]
     pub fn new(anchors: TrustAnchors, policy: Policy) -> Self {
-        Self { anchors, policy, image_reference: None }
+        Self { anchors, policy, image_reference: Arc::new(DocumentReference) }
     }
 
-    /// Computes the registers of OS images with `reference`.
+    /// Computes the registers of OS images with `reference` instead, such as from image files.
     #[must_use]
     pub fn with_image_reference(mut self, reference: Arc<dyn ImageReference>) -> Self {
-        self.image_reference = Some(reference);
+        self.image_reference = reference;
         self
     }
 
@@ -60,8 +60,21 @@ impl Verifier {
         run.step(Check::ReportData, check_report_data(&fields, evidence, expected_report_data))?;
         let log = run.verify_log(evidence, &fields)?;
         let claims = run.identity(evidence, &log, &fields)?;
-        let (vm_config, os_image_hash) = self.verify_image(&mut run, evidence, &fields, &claims)?;
-        Ok(VerifiedEvidence { fields, platform, anchor, log, claims, vm_config, os_image_hash, report: run.report, verified_at: now })
+        let (vm_config, proven) = self.verify_image(&mut run, evidence, (&fields, &log), &claims)?;
+        let os_image_hash = proven.as_ref().map(|proven| proven.os_image_hash);
+        let acpi_tables_computed = proven.is_some_and(|proven| proven.acpi_tables_computed);
+        Ok(VerifiedEvidence {
+            fields,
+            platform,
+            anchor,
+            log,
+            claims,
+            vm_config,
+            os_image_hash,
+            acpi_tables_computed,
+            report: run.report,
+            verified_at: now,
+        })
     }
 
     fn verify_quote(
@@ -104,21 +117,23 @@ impl Verifier {
         &self,
         run: &mut Run,
         evidence: &Evidence,
-        fields: &TdFields,
+        measured: (&TdFields, &EventLog),
         claims: &Claims,
-    ) -> Result<(Option<VmConfig>, Option<OsImageHash>), VerifyError> {
+    ) -> Result<(Option<VmConfig>, Option<ProvenImage>), VerifyError> {
         let config = parse_vm_config(&evidence.vm_config);
+        let simulated = run.anchor.as_ref().is_some_and(AnchorKind::is_simulated);
         let outcome = config.as_ref().map_err(Clone::clone).and_then(|config| match config {
-            Some(config) => self.prove_image(config, fields),
-            None => Err(Reason::ImageBinding(crate::ImageBindingError::NoImageHash)),
+            Some(config) => self.prove_image(config, measured, simulated),
+            None => Err(Reason::ImageBinding(ImageBindingError::NoImageHash)),
         });
         let parsed = config.ok().flatten();
         match outcome {
             Ok(proven) => {
-                if let Some(measured) = claims.measured_os_image_hash.filter(|measured| *measured != proven) {
-                    return Err(run.refuse(Check::OsImage, Reason::MeasuredImage { measured, proven }));
+                if let Some(measured) = claims.measured_os_image_hash.filter(|measured| *measured != proven.os_image_hash) {
+                    return Err(run.refuse(Check::OsImage, Reason::MeasuredImage { measured, proven: proven.os_image_hash }));
                 }
-                run.report.pass(Check::OsImage, format!("os image {proven}"));
+                let caveat = if proven.acpi_tables_computed { "" } else { "; the content of its ACPI tables was not checked" };
+                run.report.pass(Check::OsImage, format!("os image {}{caveat}", proven.os_image_hash));
                 Ok((parsed, Some(proven)))
             }
             Err(reason) if self.policy.image == ImageRule::WherePossible && cannot_be_checked(&reason) => {
@@ -129,25 +144,36 @@ impl Verifier {
         }
     }
 
-    fn prove_image(&self, config: &VmConfig, fields: &TdFields) -> Result<OsImageHash, Reason> {
-        let (os_image_hash, measurement) = bound_measurement(config)?;
-        let unavailable = |reason: String| Reason::ImageReference { os_image_hash, reason };
-        let reference = self.image_reference.as_ref().ok_or_else(|| unavailable("this verifier has no reference values".into()))?;
-        let candidates = reference.expected(measurement, config).map_err(unavailable)?;
-        let got = LaunchRegisters { mrtd: fields.mrtd, rtmr: [fields.rtmr.0[0], fields.rtmr.0[1], fields.rtmr.0[2]] };
-        if candidates.contains(&got) {
-            return Ok(os_image_hash);
+    fn prove_image(&self, config: &VmConfig, (fields, log): (&TdFields, &EventLog), simulated: bool) -> Result<ProvenImage, Reason> {
+        let (os_image_hash, image) = bound_measurement(config)?;
+        let acpi = match acpi_digests_of(log) {
+            _ if simulated => AcpiSource::SoftwareTee,
+            Some(digests) if self.policy.accept_unchecked_acpi => AcpiSource::Log(digests),
+            Some(_) => return Err(Reason::AcpiTables { why: "the policy does not accept unchecked tables" }),
+            None => return Err(Reason::AcpiTables { why: "the log does not name them" }),
+        };
+        let expected =
+            self.image_reference.expected(&image, config, acpi).map_err(|reason| Reason::ImageReference { os_image_hash, reason })?;
+        let [rtmr0, rtmr1, rtmr2, _] = fields.rtmr.0;
+        let got = LaunchRegisters { mrtd: fields.mrtd, rtmr: [rtmr0, rtmr1, rtmr2] };
+        if expected == got {
+            return Ok(ProvenImage { os_image_hash, acpi_tables_computed: acpi == AcpiSource::SoftwareTee });
         }
-        let expected = candidates.first().ok_or_else(|| unavailable("no reference values".into()))?;
-        let (register, detail) = first_difference(expected, &got);
+        let (register, detail) = first_difference(&expected, &got);
         Err(Reason::ImageRegisters { os_image_hash, register, detail })
     }
+}
+
+/// An image that the registers prove.
+struct ProvenImage {
+    os_image_hash: OsImageHash,
+    acpi_tables_computed: bool,
 }
 
 /// Missing material and shapes nobody can compute are caveats; wrong bindings and wrong registers are refusals.
 fn cannot_be_checked(reason: &Reason) -> bool {
     use crate::ImageBindingError::{NoDocument, NoImageHash};
-    matches!(reason, Reason::VmConfig { .. } | Reason::ImageReference { .. } | Reason::ImageBinding(NoImageHash | NoDocument { .. }))
+    matches!(reason, Reason::VmConfig { .. } | Reason::ImageReference { .. } | Reason::AcpiTables { .. } | Reason::ImageBinding(NoImageHash | NoDocument { .. }))
 }
 
 fn first_difference(expected: &LaunchRegisters, got: &LaunchRegisters) -> (&'static str, String) {
