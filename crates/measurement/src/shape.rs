@@ -148,7 +148,7 @@ impl VmShape {
         if cpu_count == 0 || cpu_count > 4096 {
             return Err(ShapeError::CpuCount(cpu_count));
         }
-        if memory_size % MIB != 0 || !MEMORY_RANGE.contains(&memory_size) {
+        if !memory_size.is_multiple_of(MIB) || !MEMORY_RANGE.contains(&memory_size) {
             return Err(ShapeError::Memory(memory_size));
         }
         let is_qemu_8 = qemu_version.major == 8;

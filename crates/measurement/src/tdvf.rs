@@ -225,7 +225,7 @@ fn parse_section<'a>(firmware: &'a [u8], index: usize, entry: &[u8]) -> Result<S
     if attributes & !(ATTRIBUTE_MR_EXTEND | ATTRIBUTE_PAGE_AUG) != 0 {
         return Err(bad("unknown attribute"));
     }
-    if gpa % PAGE_SIZE != 0 || memory_len % PAGE_SIZE != 0 {
+    if !gpa.is_multiple_of(PAGE_SIZE) || !memory_len.is_multiple_of(PAGE_SIZE) {
         return Err(bad("address or length is not page aligned"));
     }
     if memory_len == 0 || gpa.checked_add(memory_len).is_none() {

@@ -8,6 +8,10 @@ use super::dsdt::ECAM_BASE;
 pub(super) const HEADER_LEN: usize = 36;
 /// Port of the power management registers, as OVMF programs it.
 const PM_BASE: u32 = 0x600;
+/// WBINVD and C1 work, no fixed sleep button, the clock can wake from S4, there is a reset register, the platform clock may be used.
+const FADT_FLAGS: u32 = 0x0000_84a5;
+/// The guest must use clusters of APICs; QEMU says so for more than eight CPUs.
+const FADT_APIC_CLUSTERS: u32 = 1 << 18;
 const RESET_PORT: u64 = 0x0cf9;
 const RESET_VALUE: u8 = 0x0f;
 
@@ -29,8 +33,9 @@ fn port(address: u64, bits: u8) -> Vec<u8> {
 }
 
 /// FADT revision 3. System management mode is off, so there is no command port.
-pub(super) fn fadt(facs: u32, dsdt: u32) -> Vec<u8> {
+pub(super) fn fadt(machine: &Machine, facs: u32, dsdt: u32) -> Vec<u8> {
     const ABSENT: [u8; 12] = [0; 12];
+    let flags = FADT_FLAGS | if machine.cpu_count > 8 { FADT_APIC_CLUSTERS } else { 0 };
     let u32s = |values: &[u32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
     let pm = |offset: u32, bits| port(u64::from(PM_BASE + offset), bits);
     let body = [
@@ -44,7 +49,7 @@ pub(super) fn fadt(facs: u32, dsdt: u32) -> Vec<u8> {
         vec![0; 8],                    // cache flush, duty cycle, day and month alarm
         vec![0x32],                    // century
         vec![2, 0, 0],                 // IA-PC boot flags: 8042 present
-        u32s(&[0x0000_84a5]),
+        u32s(&[flags]),
         port(RESET_PORT, 8),
         vec![RESET_VALUE, 0, 0, 0],
         [u64::from(facs).to_le_bytes(), u64::from(dsdt).to_le_bytes()].concat(),

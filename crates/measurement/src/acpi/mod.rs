@@ -185,7 +185,7 @@ fn assemble(machine: &Machine) -> AcpiTables {
         (offset, len)
     };
     let dsdt = place(fixed::table(*b"DSDT", 1, &dsdt::dsdt(machine)));
-    let fadt = place(fixed::fadt(0, dsdt.0));
+    let fadt = place(fixed::fadt(machine, 0, dsdt.0));
     let others = [place(fixed::madt(machine)), place(fixed::mcfg()), place(fixed::waet())];
     let listed = [fadt, others[0], others[1], others[2]];
     let rsdt = place(fixed::rsdt(&listed.map(|(offset, _)| offset)));
