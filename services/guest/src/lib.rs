@@ -4,6 +4,7 @@
 //! ([`pid_one`]), which starts one child that walks the boot phases. The host, its share, the network and the disk
 //! are untrusted: at worst they deny service, and then the host is told in which phase and why.
 
+pub mod agent;
 pub mod block_device;
 pub mod boot;
 pub mod boot_clock;
