@@ -1,1 +1,26 @@
-//! Releases keys only to measured, allowed code.
+//! The key management service: releases keys only to measured, allowed code.
+//!
+//! ```text
+//! client ──TLS, certificate with evidence──▶ api ──▶ verification ──▶ authorization ──▶ release ──▶ audit
+//!                                                     (collateral)      (allow list)     (key tree)
+//! ```
+//! Trust boundary: every caller is untrusted until its evidence is verified, and gets nothing of worth before that. The host of the
+//! KMS is untrusted when it runs in a TEE; outside of one ([`config`], `[danger] run_without_tee`) it sees every key.
+//!
+//! Run: `dstack-kms --config kms.toml`; see `kms.example.toml`. The first start makes the root keys.
+
+mod api;
+mod audit;
+mod bootstrap;
+mod cert_policy;
+pub mod config;
+mod domain;
+mod evidence_cache;
+mod key_store;
+mod release;
+mod server;
+mod verification;
+
+pub use api::Kms;
+pub use key_store::{BootstrapInfo, KeyStoreError};
+pub use server::{Server, StartError};

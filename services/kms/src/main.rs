@@ -1,1 +1,53 @@
-fn main() {}
+//! `dstack-kms`: releases keys only to measured, allowed code.
+
+use std::{io::Write as _, path::PathBuf, process::ExitCode};
+
+use clap::Parser;
+use dstack_api::UserFacing;
+use dstack_kms::{Server, config::Settings};
+use dstack_service::report::Report;
+
+/// Key management service: releases keys only to measured, allowed code.
+#[derive(Parser)]
+#[command(name = "dstack-kms", version)]
+struct Arguments {
+    /// Configuration file (TOML).
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Check the configuration, print it with all defaults, and exit.
+    #[arg(long)]
+    check_config: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(report) => {
+            let _ = writeln!(std::io::stderr(), "{}", report.for_program("dstack-kms"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Report> {
+    let settings = Settings::load(&arguments.config).map_err(|error| report(&error))?;
+    if arguments.check_config {
+        let _ = write!(std::io::stdout(), "{}", settings.effective());
+        return Ok(());
+    }
+    dstack_service::telemetry::init("dstack-kms");
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| start_failure(&error))?;
+    runtime.block_on(async {
+        let server = Server::open(settings).await.map_err(|error| report(&error))?;
+        server.run(dstack_service::shutdown_signal()).await.map_err(|error| start_failure(&error))
+    })
+}
+
+fn report(error: &dyn UserFacing) -> Report {
+    Report::new(error)
+}
+
+fn start_failure(error: &std::io::Error) -> Report {
+    dstack_api::RpcError::new("kms/start", error.to_string(), "check what the message names").into()
+}

@@ -1,0 +1,188 @@
+//! The calls. Each converts and delegates.
+
+use std::{sync::Arc, time::{Instant, SystemTime, UNIX_EPOCH}};
+
+use dstack_api::{
+    Dispatch, Payload, RpcError,
+    kms::{
+        AppId as AppIdMessage, AppKeyResponse, BootstrapResponse, Empty, GetAppKeyRequest, GetKmsKeyRequest, GetMetaResponse,
+        GetTempCaCertResponse, KmsRpc, KmsServer, KmsKeyResponse, PublicKeyResponse, SignCertRequest, SignCertResponse,
+    },
+};
+use dstack_attestation::{Attestation, MrScope, VerifiedEvidence};
+use dstack_authorization::{AuthorizedBoot, Authorizer};
+use dstack_manifest::AppId;
+use dstack_ra_tls::{CertRequest, LeafProfile, RaTlsCertificate, RequestBody};
+use dstack_rpc::Caller;
+
+use crate::{
+    audit::{Audit, Call},
+    cert_policy::CertificateRules,
+    key_store::KeyStore,
+    release::{self, ReleaseError},
+    verification::{Refusal, Verification},
+};
+
+/// Where the absent calls are described.
+const POINTER: &str = "see docs/reference/not-implemented.md; run one KMS per key hierarchy until replication exists";
+
+/// The service behind the calls.
+pub struct Kms {
+    pub(crate) store: KeyStore,
+    pub(crate) authorizer: Authorizer,
+    pub(crate) verification: Verification,
+    pub(crate) rules: CertificateRules,
+    pub(crate) audit: Audit,
+}
+
+impl KmsRpc for Kms {
+    type Caller = Caller;
+
+    async fn get_app_key(&self, caller: Caller, request: GetAppKeyRequest) -> Result<AppKeyResponse, RpcError> {
+        let call = Call { method: "GetAppKey", caller: &caller, started: Instant::now() };
+        if request.api_version > 1 {
+            return Err(unsupported_version(request.api_version));
+        }
+        let verdict = self.verification.of_certificate(caller.tls_chain.first(), &request.vm_config, unix_now()).await;
+        let (evidence, boot) = self.admit(&call, verdict, MrScope::Runtime)?;
+        let keys = release::release_keys(&self.store, &boot).map_err(|error| own_failure(&call, &error))?;
+        self.audit.released(&call, &boot, &evidence);
+        Ok(keys)
+    }
+
+    async fn get_kms_key(&self, _: Caller, _: GetKmsKeyRequest) -> Result<KmsKeyResponse, RpcError> {
+        Err(RpcError::not_implemented("GetKmsKey (replication of a KMS)", POINTER))
+    }
+
+    async fn get_app_env_encrypt_pub_key(&self, caller: Caller, request: AppIdMessage) -> Result<PublicKeyResponse, RpcError> {
+        let app_id = AppId::try_from(request.app_id.as_slice())
+            .map_err(|_| RpcError::new("kms/app-id", "app_id must be 20 bytes", "give the app id as 40 hex digits"))?;
+        let call = Call { method: "GetAppEnvEncryptPubKey", caller: &caller, started: Instant::now() };
+        release::env_public_key(&self.store, &app_id, unix_now()).map_err(|error| own_failure(&call, &error))
+    }
+
+    async fn get_meta(&self, _: Caller, _: Empty) -> Result<GetMetaResponse, RpcError> {
+        let bootstrap_info = self.store.bootstrap_info.as_ref().map(|info| BootstrapResponse {
+            ca_pubkey: info.ca_pubkey.clone(),
+            k256_pubkey: info.k256_pubkey.clone(),
+            attestation: info.attestation.clone(),
+        });
+        Ok(GetMetaResponse {
+            ca_cert: self.store.root.certificate_pem().to_owned(),
+            allow_any_upgrade: false,
+            k256_pubkey: self.store.keys.k256.public_key().to_vec(),
+            bootstrap_info,
+            is_dev: self.authorizer.accepts_simulated(),
+            gateway_app_id: self.authorizer.gateway_app_id().map(|id| id.to_string()),
+            kms_contract_address: None,
+            chain_id: None,
+            app_auth_implementation: None,
+        })
+    }
+
+    async fn get_temp_ca_cert(&self, _: Caller, _: Empty) -> Result<GetTempCaCertResponse, RpcError> {
+        Ok(GetTempCaCertResponse {
+            temp_ca_cert: self.store.temp.certificate_pem().to_owned(),
+            // Public on purpose: a certificate under this authority is worth only the evidence in it.
+            temp_ca_key: self.store.temp.key_pem().to_string(),
+            ca_cert: self.store.root.certificate_pem().to_owned(),
+        })
+    }
+
+    async fn sign_cert(&self, caller: Caller, request: SignCertRequest) -> Result<SignCertResponse, RpcError> {
+        let call = Call { method: "SignCert", caller: &caller, started: Instant::now() };
+        let version = match request.api_version {
+            1 => 1,
+            2 => 2,
+            other => return Err(unsupported_version(other)),
+        };
+        let now = unix_now();
+        let csr = CertRequest::verify(version, &request.csr, &request.signature).map_err(|error| self.refuse(&call, &error.into(), None))?;
+        let verdict = self.verification.of_request(&csr, &request.vm_config, now).await;
+        let (evidence, boot) = self.admit(&call, verdict, MrScope::BootTime)?;
+        let (mut profile, validity) = self.rules.apply(&csr.config, now, self.root_end()).map_err(|refusal| {
+            self.audit.refused(&call, &refusal, Some(&evidence));
+            RpcError::from_user_facing(&refusal)
+        })?;
+        self.add_facts(&mut profile, &csr, &boot, &evidence);
+        let answer = release::issue_certificate(&self.store, &boot, &csr.pubkey, &profile, validity).map_err(|error| own_failure(&call, &error))?;
+        self.audit.released(&call, &boot, &evidence);
+        Ok(answer)
+    }
+}
+
+impl Kms {
+    /// The two gates in order: evidence, policy. Whoever fails is refused in the way it has earned.
+    fn admit(
+        &self,
+        call: &Call<'_>,
+        verdict: Result<Arc<VerifiedEvidence>, Refusal>,
+        scope: MrScope,
+    ) -> Result<(Arc<VerifiedEvidence>, AuthorizedBoot), RpcError> {
+        let evidence = verdict.map_err(|refusal| self.refuse(call, &refusal, None))?;
+        match self.authorizer.authorize_app(&evidence, scope) {
+            Ok(boot) => Ok((evidence, boot)),
+            Err(denial) => {
+                self.audit.refused(call, &denial, Some(&evidence));
+                Err(denial.for_attested_caller())
+            }
+        }
+    }
+
+    fn refuse(&self, call: &Call<'_>, refusal: &Refusal, evidence: Option<&VerifiedEvidence>) -> RpcError {
+        self.audit.refused(call, refusal, evidence);
+        refusal.for_client(&call.caller.request_id)
+    }
+
+    fn add_facts(&self, profile: &mut LeafProfile, csr: &CertRequest, boot: &AuthorizedBoot, evidence: &VerifiedEvidence) {
+        profile.app_id = Some(*boot.app_id());
+        if csr.config.ext_app_info {
+            profile.app_info = Some(release::app_info(evidence, boot).encode());
+        }
+        if let (true, RequestBody::V2 { attestation }) = (csr.config.ext_quote, &csr.body) {
+            profile.attestation = Attestation::decode(attestation).ok().map(|envelope| envelope.stripped().encode());
+        }
+    }
+
+    fn root_end(&self) -> u64 {
+        let root = RaTlsCertificate::parse(self.store.root.certificate_der());
+        root.ok().and_then(|root| u64::try_from(root.not_after()).ok()).unwrap_or(0)
+    }
+}
+
+fn unsupported_version(version: u32) -> RpcError {
+    RpcError::new("kms/api-version", format!("Unsupported API version: {version}"), "use a version that the API reference lists")
+}
+
+fn own_failure(call: &Call<'_>, error: &ReleaseError) -> RpcError {
+    tracing::error!(method = call.method, request_id = call.caller.request_id, error = ?error, "keys or certificate could not be made");
+    RpcError::internal(error.to_string())
+}
+
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// The KMS calls, and the refusal of the neighbouring services that do not exist yet.
+pub(crate) struct KmsDispatch(pub(crate) KmsServer<Kms>);
+
+impl Dispatch for KmsDispatch {
+    type Caller = Caller;
+    const SERVICE: &'static str = "KMS";
+
+    async fn dispatch(&self, caller: Caller, method: &str, input: Payload) -> Result<Vec<u8>, RpcError> {
+        match method {
+            "Admin.ClearImageCache" | "ClearImageCache" => Err(RpcError::not_implemented(
+                "ClearImageCache",
+                "images are not downloaded: their measurements come with the evidence, so there is no cache to clear",
+            )),
+            "Onboard.Bootstrap" | "Bootstrap" => {
+                Err(RpcError::not_implemented("Bootstrap over RPC", "the keys are made at the first start; GetMeta shows bootstrap_info"))
+            }
+            "Onboard.Onboard" | "Onboard" | "Onboard.GetAttestationInfo" | "GetAttestationInfo" | "Onboard.Finish" | "Finish" => {
+                Err(RpcError::not_implemented("Onboard (replication of a KMS)", POINTER))
+            }
+            _ => self.0.dispatch(caller, method, input).await,
+        }
+    }
+}

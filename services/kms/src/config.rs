@@ -1,0 +1,225 @@
+//! The configuration file and the checked settings made from it.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use dstack_api::UserFacing;
+use dstack_service::config::ConfigError;
+use serde::{Deserialize, Serialize};
+
+use crate::domain::Domain;
+
+/// `kms.toml`. Every key but the three paths has a default.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConfigFile {
+    /// Where HTTPS is served.
+    #[serde(default = "default_listen")]
+    pub listen: SocketAddr,
+    /// Directory of keys and certificates; made at the first start. Its parent must be writable.
+    pub cert_dir: PathBuf,
+    /// Name in the certificate of the HTTPS server.
+    #[serde(default = "default_domain")]
+    pub domain: String,
+    /// Who gets keys. Followed while running.
+    pub allow_list: PathBuf,
+    /// Collateral service (PCCS, or Intel's PCS), `http` or `https`.
+    pub collateral_url: String,
+    /// File that holds the process id once requests are served.
+    #[serde(default)]
+    pub ready_file: Option<PathBuf>,
+    /// Longest validity of a certificate made for an app, in days.
+    #[serde(default = "default_certificate_days")]
+    pub max_certificate_days: u32,
+    /// Verifications that run at a time; others wait.
+    #[serde(default = "default_verifications")]
+    pub max_verifications: usize,
+    /// Verified clients that are remembered.
+    #[serde(default = "default_cache")]
+    pub verified_cache_entries: usize,
+    /// Everything that weakens a guarantee.
+    #[serde(default)]
+    pub danger: Danger,
+}
+
+/// The `[danger]` table: off by default, logged at each start.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Danger {
+    /// Run where no TEE protects the root keys from the host.
+    #[serde(default)]
+    pub run_without_tee: bool,
+    /// Certificate (DER or PEM) of a software TEE's vendor root. Evidence under it proves nothing about hardware.
+    #[serde(default)]
+    pub simulated_root: Option<PathBuf>,
+}
+
+fn default_listen() -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8000))
+}
+
+fn default_domain() -> String {
+    "kms.dstack.internal".to_owned()
+}
+
+fn default_certificate_days() -> u32 {
+    3650
+}
+
+fn default_verifications() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from)
+}
+
+fn default_cache() -> usize {
+    1024
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SettingsError {
+    /// Not readable as this file.
+    #[error(transparent)]
+    File(#[from] ConfigError),
+    /// Values that break rules, all of them.
+    #[error("{}: {}", path.display(), problems.join("; "))]
+    Values {
+        /// The file.
+        path: PathBuf,
+        /// `key: rule`.
+        problems: Vec<String>,
+    },
+}
+
+impl UserFacing for SettingsError {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::File(error) => error.code(),
+            Self::Values { .. } => "config/invalid",
+        }
+    }
+
+    fn fix(&self) -> String {
+        match self {
+            Self::File(error) => error.fix(),
+            Self::Values { path, .. } => format!("correct the named keys in {}; kms.example.toml shows each", path.display()),
+        }
+    }
+}
+
+/// Checked settings.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub(crate) file: ConfigFile,
+    pub(crate) domain: Domain,
+    pub(crate) simulated_root: Option<Vec<u8>>,
+}
+
+impl Settings {
+    /// Reads and checks a file.
+    ///
+    /// Errors: unreadable, or every broken rule.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self, SettingsError> {
+        let path = path.as_ref();
+        Self::check(dstack_service::config::load(path)?, path)
+    }
+
+    /// Checks a configuration that came from `path`.
+    ///
+    /// Errors: every broken rule.
+    pub fn check(file: ConfigFile, path: &Path) -> Result<Self, SettingsError> {
+        let mut problems = Vec::new();
+        let domain = file.domain.parse::<Domain>().map_err(|error| problems.push(format!("domain: {error}"))).ok();
+        if !(1..=36_500).contains(&file.max_certificate_days) {
+            problems.push("max_certificate_days: must be 1 to 36500".to_owned());
+        }
+        if !(1..=1024).contains(&file.max_verifications) {
+            problems.push("max_verifications: must be 1 to 1024".to_owned());
+        }
+        if !(1..=1_000_000).contains(&file.verified_cache_entries) {
+            problems.push("verified_cache_entries: must be 1 to 1000000".to_owned());
+        }
+        if file.cert_dir.file_name().is_none() {
+            problems.push("cert_dir: must name a directory that can be made".to_owned());
+        }
+        if let Err(error) = dstack_ra_tls::collateral::CollateralClient::new(&file.collateral_url) {
+            problems.push(format!("collateral_url: {error}"));
+        }
+        let simulated_root = file.danger.simulated_root.as_ref().map(|root| read_certificate(root));
+        let simulated_root = simulated_root.transpose().map_err(|reason| problems.push(format!("danger.simulated_root: {reason}"))).ok();
+        match (domain, simulated_root) {
+            (Some(domain), Some(simulated_root)) if problems.is_empty() => Ok(Self { file, domain, simulated_root }),
+            _ => Err(SettingsError::Values { path: path.to_owned(), problems }),
+        }
+    }
+
+    /// The configuration in force, as TOML. There is no secret in it.
+    #[must_use]
+    pub fn effective(&self) -> String {
+        toml::to_string_pretty(&self.file).unwrap_or_default()
+    }
+}
+
+fn read_certificate(path: &Path) -> Result<Vec<u8>, String> {
+    use rustls_pki_types::{CertificateDer, pem::PemObject as _};
+    let bytes = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    if bytes.first() == Some(&0x30) {
+        return Ok(bytes);
+    }
+    CertificateDer::from_pem_slice(&bytes).map(|der| der.to_vec()).map_err(|_| format!("{} is not a certificate", path.display()))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests panic on purpose")]
+mod tests {
+    use super::*;
+
+    const SMALLEST: &str = "cert_dir = \"/x/kms\"\nallow_list = \"/x/allow.toml\"\ncollateral_url = \"http://127.0.0.1:8081\"\n";
+
+    fn parse(text: &str) -> Result<Settings, SettingsError> {
+        let path = Path::new("kms.toml");
+        Settings::check(dstack_service::config::parse(text, path)?, path)
+    }
+
+    #[test]
+    fn three_paths_suffice_and_nothing_is_dangerous() {
+        let settings = parse(SMALLEST).unwrap();
+
+        assert_eq!(settings.file.danger, Danger::default());
+        assert_eq!(settings.file.listen.to_string(), "0.0.0.0:8000");
+    }
+
+    #[test]
+    fn all_problems_come_at_once() {
+        let text = format!("{SMALLEST}domain = \"a_b\"\nmax_certificate_days = 0\n[danger]\nsimulated_root = \"/nonexistent\"\n");
+
+        let error = parse(&text).unwrap_err().to_string();
+
+        for key in ["domain:", "max_certificate_days:", "danger.simulated_root:"] {
+            assert!(error.contains(key), "{error}");
+        }
+    }
+
+    #[test]
+    fn unknown_keys_are_named_with_their_line() {
+        let error = parse(&format!("{SMALLEST}run_without_tee = true\n")).unwrap_err();
+
+        assert!(error.to_string().starts_with("kms.toml:4:1: unknown field `run_without_tee`"), "{error}");
+    }
+
+    #[test]
+    fn the_example_file_is_valid_and_shows_every_key() {
+        let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/kms.example.toml")).unwrap();
+        let commented: String = text.lines().map(|line| line.strip_prefix("#: ").unwrap_or(line)).collect::<Vec<_>>().join("\n");
+
+        let active: ConfigFile = dstack_service::config::parse(&text, Path::new("kms.example.toml")).unwrap();
+        let all: ConfigFile = dstack_service::config::parse(&commented, Path::new("kms.example.toml")).unwrap();
+
+        assert_eq!(active.danger, Danger::default());
+        let shown: toml::Table = toml::from_str(&commented).unwrap();
+        let known: toml::Table = toml::from_str(&toml::to_string(&all).unwrap()).unwrap();
+        assert_eq!(shown.keys().collect::<Vec<_>>(), known.keys().collect::<Vec<_>>());
+    }
+}
