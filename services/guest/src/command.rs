@@ -3,6 +3,7 @@
 use std::{
     fmt,
     io::{self, Read, Write as _},
+    path::PathBuf,
     process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -29,6 +30,8 @@ pub struct Invocation {
     pub stdin: Vec<u8>,
     /// Killed after this long.
     pub patience: Duration,
+    /// Working directory, if not ours.
+    pub directory: Option<PathBuf>,
 }
 
 impl Invocation {
@@ -41,6 +44,7 @@ impl Invocation {
             env: Vec::new(),
             stdin: Vec::new(),
             patience: Duration::from_secs(60),
+            directory: None,
         }
     }
 
@@ -122,7 +126,11 @@ pub struct SystemRunner;
 impl Runner for SystemRunner {
     fn run(&self, invocation: &Invocation) -> Result<Vec<u8>, CommandError> {
         let start = |source| CommandError::Start { program: invocation.program.clone(), source };
-        let mut child = Command::new(&invocation.program)
+        let mut command = Command::new(&invocation.program);
+        if let Some(directory) = &invocation.directory {
+            command.current_dir(directory);
+        }
+        let mut child = command
             .args(&invocation.args)
             .envs(invocation.env.iter().map(|(name, value)| (name, value)))
             .stdin(if invocation.stdin.is_empty() { Stdio::null() } else { Stdio::piped() })

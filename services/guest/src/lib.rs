@@ -5,6 +5,7 @@
 //! are untrusted: at worst they deny service, and then the host is told in which phase and why.
 
 pub mod agent;
+pub mod app_keys;
 pub mod block_device;
 pub mod boot;
 pub mod boot_clock;
@@ -14,8 +15,10 @@ pub mod console;
 pub mod host_notify;
 pub mod initrd;
 pub mod kernel_modules;
+pub mod kms_client;
 pub mod mounts;
 pub mod pid_one;
+pub mod small_commands;
 
 mod failure;
 

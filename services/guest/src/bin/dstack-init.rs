@@ -2,22 +2,26 @@
 
 use std::process::ExitCode;
 
-use dstack_guest::{
-    boot_clock::Timeline,
-    command::SystemRunner,
-    initrd, pid_one,
-};
+use dstack_guest::{boot::sequence, boot_clock::Timeline, command::SystemRunner, console, initrd, pid_one, small_commands};
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args();
     let name = arguments.next().unwrap_or_default();
-    let _ = name;
-    if initrd::is_initrd() {
+    let arguments: Vec<String> = arguments.collect();
+    let is_first = nix::unistd::getpid().as_raw() == 1;
+    if is_first && initrd::is_initrd() {
         initrd_stage()
     }
-    if nix::unistd::getpid().as_raw() == 1 {
+    if is_first {
         pid_one::run()
     }
+    if let Some(code) = small_commands::run(&name, &arguments) {
+        return ExitCode::from(code);
+    }
+    if arguments.first().is_some_and(|argument| argument == pid_one::BOOT_ARGUMENT) {
+        return ExitCode::from(sequence::run());
+    }
+    console::line("dstack-init is PID 1 of dstack-os; called otherwise it does nothing");
     ExitCode::from(2)
 }
 

@@ -76,25 +76,43 @@ impl Layout {
     /// Mount point of the data disk.
     #[must_use]
     pub fn data_disk(&self) -> PathBuf {
-        self.path("run/dstack/data")
+        self.path("run/dstack-init/data")
     }
 
-    /// State of `dstack-init`.
+    /// State of `dstack-init`; only root may look, and no container mounts it.
     #[must_use]
     pub fn run(&self) -> PathBuf {
-        self.path("run/dstack")
+        self.path("run/dstack-init")
     }
 
     /// Socket on which `dstack-init` takes orders; root only.
     #[must_use]
     pub fn control_socket(&self) -> PathBuf {
-        self.path("run/dstack/init.sock")
+        self.path("run/dstack-init/control.sock")
     }
 
     /// Configuration of the guest agent.
     #[must_use]
     pub fn agent_config(&self) -> PathBuf {
-        self.path("run/dstack/agent.toml")
+        self.path("run/dstack-init/agent.toml")
+    }
+
+    /// Written by the guest agent once it serves.
+    #[must_use]
+    pub fn agent_ready(&self) -> PathBuf {
+        self.path("run/dstack-init/agent.ready")
+    }
+
+    /// Logs of the programs of the guest.
+    #[must_use]
+    pub fn logs(&self) -> PathBuf {
+        self.path("run/log/dstack")
+    }
+
+    /// Socket of the container engine.
+    #[must_use]
+    pub fn docker_socket(&self) -> PathBuf {
+        self.path("run/docker.sock")
     }
 
     /// `os-release` of the image.

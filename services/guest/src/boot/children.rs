@@ -1,0 +1,238 @@
+//! The long-running programs of the guest: started, watched, started again when they end, stopped in order.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::Write as _,
+    path::PathBuf,
+    process::Stdio,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _},
+    process::{Child, Command},
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
+
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
+/// A log beyond this is moved away; one older part is kept.
+const MAX_LOG_BYTES: usize = 1 << 20;
+
+/// A program to keep running.
+#[derive(Debug, Clone)]
+pub struct ServiceSpec {
+    name: &'static str,
+    program: String,
+    args: Vec<String>,
+}
+
+impl ServiceSpec {
+    /// A program under a name.
+    #[must_use]
+    pub fn new(name: &'static str, program: &str, args: &[&str]) -> Self {
+        Self { name, program: program.to_owned(), args: args.iter().map(|&arg| arg.to_owned()).collect() }
+    }
+}
+
+/// A program ended although nobody asked it to.
+#[derive(Debug, Clone)]
+pub struct ServiceEnded {
+    /// Its name.
+    pub name: &'static str,
+    /// How, in words.
+    pub status: String,
+    /// The end of its log.
+    pub log_tail: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    Run,
+    Restart,
+    Stop,
+}
+
+#[derive(Debug)]
+struct Running {
+    wish: watch::Sender<Wish>,
+    task: JoinHandle<()>,
+}
+
+/// All of them.
+#[derive(Debug, Clone)]
+pub struct Children {
+    log_directory: PathBuf,
+    ended: mpsc::UnboundedSender<ServiceEnded>,
+    running: Arc<Mutex<BTreeMap<&'static str, Running>>>,
+}
+
+impl Children {
+    /// None yet. Their logs go to `log_directory`, on tmpfs: what programs say stays in the guest.
+    #[must_use]
+    pub fn new(log_directory: PathBuf) -> (Self, mpsc::UnboundedReceiver<ServiceEnded>) {
+        let (ended, reports) = mpsc::unbounded_channel();
+        (Self { log_directory, ended, running: Arc::default() }, reports)
+    }
+
+    /// Starts a program and keeps it running.
+    pub fn start(&self, spec: ServiceSpec) {
+        let (wish, wishes) = watch::channel(Wish::Run);
+        let name = spec.name;
+        let task = tokio::spawn(keep_running(spec, self.log_directory.clone(), self.ended.clone(), wishes));
+        if let Ok(mut running) = self.running.lock() {
+            running.insert(name, Running { wish, task });
+        }
+    }
+
+    /// Ends a program; it is started again at once. Returns whether there is one of that name.
+    #[must_use]
+    pub fn restart(&self, name: &str) -> bool {
+        let Ok(running) = self.running.lock() else { return false };
+        running.get(name).is_some_and(|service| service.wish.send(Wish::Restart).is_ok())
+    }
+
+    /// Ends a program and waits for it: SIGTERM, and SIGKILL after `patience`.
+    pub async fn stop(&self, name: &str, patience: Duration) {
+        let service = self.running.lock().ok().and_then(|mut running| running.remove(name));
+        let Some(service) = service else { return };
+        let _ = service.wish.send(Wish::Stop);
+        if tokio::time::timeout(patience + Duration::from_secs(1), service.task).await.is_err() {
+            crate::console::line(format_args!("{name} did not end"));
+        }
+    }
+
+    /// The end of a program's log.
+    #[must_use]
+    pub fn log_tail(&self, name: &str) -> String {
+        tail(&self.log_directory.join(format!("{name}.log")))
+    }
+}
+
+async fn keep_running(spec: ServiceSpec, logs: PathBuf, ended: mpsc::UnboundedSender<ServiceEnded>, mut wishes: watch::Receiver<Wish>) {
+    let path = logs.join(format!("{}.log", spec.name));
+    loop {
+        let status = match spawn(&spec) {
+            Err(error) => error.to_string(),
+            Ok(mut child) => {
+                let logged = [child.stdout.take().map(|pipe| log(pipe, path.clone())), child.stderr.take().map(|pipe| log(pipe, path.clone()))];
+                let outcome = tokio::select! {
+                    status = child.wait() => Some(status.map_or_else(|error| error.to_string(), |status| status.to_string())),
+                    _ = wishes.wait_for(|wish| *wish != Wish::Run) => None,
+                };
+                match outcome {
+                    Some(status) => {
+                        for task in logged.into_iter().flatten() {
+                            let _ = tokio::time::timeout(Duration::from_millis(200), task).await;
+                        }
+                        status
+                    }
+                    None => {
+                        end(&mut child).await;
+                        if *wishes.borrow_and_update() == Wish::Stop {
+                            return;
+                        }
+                        wishes.mark_unchanged();
+                        continue;
+                    }
+                }
+            }
+        };
+        let _ = ended.send(ServiceEnded { name: spec.name, status, log_tail: tail(&path) });
+        tokio::select! {
+            () = tokio::time::sleep(RESTART_PAUSE) => {}
+            _ = wishes.wait_for(|wish| *wish == Wish::Stop) => return,
+        }
+    }
+}
+
+fn spawn(spec: &ServiceSpec) -> std::io::Result<Child> {
+    Command::new(&spec.program).args(&spec.args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn()
+}
+
+async fn end(child: &mut Child) {
+    const PATIENCE: Duration = Duration::from_secs(15);
+    if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+    }
+    if tokio::time::timeout(PATIENCE, child.wait()).await.is_err() {
+        let _ = child.kill().await;
+    }
+}
+
+fn log(mut pipe: impl AsyncRead + Unpin + Send + 'static, path: PathBuf) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        let mut buffer = vec![0_u8; 16 << 10];
+        while let Ok(got) = pipe.read(&mut buffer).await {
+            let Some(bytes) = buffer.get(..got).filter(|bytes| !bytes.is_empty()) else { return };
+            if fs::metadata(&path).is_ok_and(|meta| meta.len() > MAX_LOG_BYTES as u64) {
+                let _ = fs::rename(&path, path.with_extension("log.1"));
+            }
+            if let Ok(mut file) = fs::OpenOptions::new().create(true).append(true).open(&path) {
+                let _ = file.write_all(bytes);
+            }
+        }
+    })
+}
+
+fn tail(path: &std::path::Path) -> String {
+    let bytes = fs::read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(bytes.get(bytes.len().saturating_sub(800)..).unwrap_or_default()).into_owned();
+    crate::console::printable(&text)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests panic on purpose")]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_program_that_ends_is_reported_with_its_last_words() {
+        let logs = tempfile::tempdir().unwrap();
+        let (children, mut reports) = Children::new(logs.path().to_owned());
+
+        children.start(ServiceSpec::new("x", "sh", &["-c", "echo last words >&2; exit 3"]));
+        let report = reports.recv().await.unwrap();
+
+        assert_eq!((report.name, report.log_tail.as_str()), ("x", "last words"));
+        assert!(report.status.contains('3'), "{}", report.status);
+    }
+
+    #[tokio::test]
+    async fn a_program_that_cannot_be_started_is_reported() {
+        let logs = tempfile::tempdir().unwrap();
+        let (children, mut reports) = Children::new(logs.path().to_owned());
+
+        children.start(ServiceSpec::new("x", "/nonexistent", &[]));
+
+        assert!(reports.recv().await.unwrap().status.contains("No such file"));
+    }
+
+    #[tokio::test]
+    async fn restart_and_stop_reach_the_program() {
+        let logs = tempfile::tempdir().unwrap();
+        let (children, mut reports) = Children::new(logs.path().to_owned());
+        let marks = logs.path().join("starts");
+        let script = format!("echo start >> {}; exec sleep 1000", marks.display());
+        children.start(ServiceSpec::new("x", "sh", &["-c", &script]));
+        let starts = || fs::read_to_string(&marks).unwrap_or_default().lines().count();
+        while starts() < 1 {
+            tokio::task::yield_now().await;
+        }
+
+        assert!(children.restart("x"));
+        while starts() < 2 {
+            tokio::task::yield_now().await;
+        }
+        children.stop("x", Duration::from_secs(5)).await;
+
+        assert!(!children.restart("x"));
+        assert!(reports.try_recv().is_err(), "an orderly end is not reported");
+    }
+}
