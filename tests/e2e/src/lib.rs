@@ -1,1 +1,9 @@
-//! End-to-end tests over real processes and a real QEMU guest.
+//! A local stack under test: the real programs, a real guest, a home of its own.
+//!
+//! What it needs is made by `make image`; a test that misses it fails and says so.
+
+mod http;
+mod stack;
+
+pub use http::{get, try_get};
+pub use stack::{App, Finished, Stack, hello, os_image, repository};
