@@ -1,0 +1,13 @@
+//! The guest agent as containers, strangers and the host see it, over a software TEE device.
+#![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
+
+#[path = "agent/fixture.rs"]
+mod fixture;
+#[path = "agent/inside.rs"]
+mod inside;
+#[path = "agent/kms.rs"]
+mod kms;
+#[path = "agent/outside.rs"]
+mod outside;
+#[path = "agent/tee.rs"]
+mod tee;
