@@ -131,7 +131,8 @@ impl Application {
         let app_id = measured(names::APP_ID)?;
         let app_id = AppId::try_from(app_id.as_slice()).map_err(|_| ApplicationError::NotMeasured { what: names::APP_ID })?;
         let instance_id = measured(names::INSTANCE_ID)?;
-        let instance_id = InstanceId::try_from(instance_id.as_slice()).map_err(|_| ApplicationError::NotMeasured { what: names::INSTANCE_ID })?;
+        let instance_id =
+            InstanceId::try_from(instance_id.as_slice()).map_err(|_| ApplicationError::NotMeasured { what: names::INSTANCE_ID })?;
         let key_provider_info = String::from_utf8_lossy(&measured(names::KEY_PROVIDER)?).into_owned();
         if key_provider_info != document.provider_info() {
             return Err(ApplicationError::NotMeasured { what: names::KEY_PROVIDER });
@@ -139,7 +140,18 @@ impl Application {
         let stated = vm_config.os_image_hash.map(|hash| hash.as_bytes().to_vec());
         let os_image_hash = log.boot_payload(names::OS_IMAGE_HASH).or(stated).unwrap_or_default();
         let is_simulated = vm_config.simulated_tee.is_some();
-        Ok(Self { compose, app_id, instance_id, os_image_hash, key_provider_info, sys_config_text, sys_config, is_simulated, keys, document })
+        Ok(Self {
+            compose,
+            app_id,
+            instance_id,
+            os_image_hash,
+            key_provider_info,
+            sys_config_text,
+            sys_config,
+            is_simulated,
+            keys,
+            document,
+        })
     }
 
     /// Digest rule of its runtime events.

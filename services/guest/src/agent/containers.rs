@@ -26,7 +26,9 @@ struct EngineContainer {
 
 /// All containers, also those that ended. Blocks.
 pub(super) fn list(socket: &Path) -> Result<Vec<Container>, RpcError> {
-    let failed = |cause: String| RpcError::new("agent/container-engine", format!("asking the container engine: {cause}"), "try again; the engine may be starting");
+    let failed = |cause: String| {
+        RpcError::new("agent/container-engine", format!("asking the container engine: {cause}"), "try again; the engine may be starting")
+    };
     let answer = DockerEngine::new(socket).get("/containers/json?all=1", PATIENCE).map_err(|error| failed(error.to_string()))?;
     if answer.status != 200 {
         return Err(failed(format!("HTTP {}", answer.status)));
@@ -61,7 +63,10 @@ mod tests {
 
         assert_eq!(found.len(), 2);
         let first = found.first().unwrap();
-        assert_eq!((first.names.as_slice(), first.image_id.as_str(), first.created), (["/hello-1".to_owned()].as_slice(), "sha256:cd", 1_700_000_000));
+        assert_eq!(
+            (first.names.as_slice(), first.image_id.as_str(), first.created),
+            (["/hello-1".to_owned()].as_slice(), "sha256:cd", 1_700_000_000)
+        );
         assert!(parse(b"{}").is_err());
     }
 }

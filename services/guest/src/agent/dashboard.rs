@@ -40,7 +40,9 @@ pub(crate) async fn render(state: &State) -> Result<String, RpcError> {
         let tcb_info = state.tcb_info(Asker::Outside).await?;
         table(&mut body, "Measurements", &tcb_info.registers());
         let source = escape(&String::from_utf8_lossy(application.compose.raw()));
-        body.push_str(&format!("<h2>app-compose.json</h2><details><summary>Show what was measured</summary><pre><code>{source}</code></pre></details>"));
+        body.push_str(&format!(
+            "<h2>app-compose.json</h2><details><summary>Show what was measured</summary><pre><code>{source}</code></pre></details>"
+        ));
     }
     if document.public_sysinfo {
         let info = system::read(&state.config.os_release);

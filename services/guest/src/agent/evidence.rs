@@ -114,7 +114,11 @@ impl EvidenceDesk {
         let _one_at_a_time = self.emitting.lock().await;
         let events = self.run(Asker::Inside, Attester::runtime_events).await?;
         if !events.iter().any(|event| event.event == names::SYSTEM_READY) {
-            return Err(RpcError::new("agent/not-ready", "the system is not ready for events of the application", "try again after the boot"));
+            return Err(RpcError::new(
+                "agent/not-ready",
+                "the system is not ready for events of the application",
+                "try again after the boot",
+            ));
         }
         let bytes: usize = events.iter().map(|event| event.event.len() + event.payload.len()).sum();
         if events.len() >= MAX_EVENTS || bytes + name.len() + payload.len() > MAX_LOG_BYTES {

@@ -61,7 +61,9 @@ impl GuestApiRpc for Host {
             let _ = control::send(&socket, &Order::Notify { event: "shutdown.progress".to_owned(), payload: "powering off".to_owned() });
             control::send(&socket, &Order::PowerOff)
         });
-        let failed = |error: std::io::Error| RpcError::new("agent/shutdown", format!("dstack-init takes no order: {error}"), "end the VM from outside");
+        let failed = |error: std::io::Error| {
+            RpcError::new("agent/shutdown", format!("dstack-init takes no order: {error}"), "end the VM from outside")
+        };
         outcome.await?.map_err(failed)?;
         Ok(Empty {})
     }

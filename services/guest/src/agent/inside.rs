@@ -8,8 +8,8 @@ use axum::Router;
 use dstack_api::{
     Dispatch as _, RpcError,
     guest_agent::{
-        AppInfo, DstackGuestRpc, DstackGuestServer, Empty, EmitEventArgs, GetKeyArgs, GetKeyResponse, GetQuoteResponse, GetTlsKeyArgs, GetTlsKeyResponse,
-        RawQuoteArgs, WorkerVersion,
+        AppInfo, DstackGuestRpc, DstackGuestServer, EmitEventArgs, Empty, GetKeyArgs, GetKeyResponse, GetQuoteResponse, GetTlsKeyArgs,
+        GetTlsKeyResponse, RawQuoteArgs, WorkerVersion,
     },
 };
 use dstack_key_hierarchy::PathKeyAlgorithm;

@@ -17,8 +17,9 @@ use dstack_rpc::{Caller, GetPolicy, error_response, mount};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    dashboard, inside,
+    dashboard,
     evidence::Asker,
+    inside,
     state::{State, version},
 };
 
@@ -91,7 +92,10 @@ fn headers(content_type: &'static str) -> HeaderMap {
         (header::CONTENT_TYPE, HeaderValue::from_static(content_type)),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
         (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
-        (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")),
+        (
+            header::CONTENT_SECURITY_POLICY,
+            HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
+        ),
         (APP_VERSION, HeaderValue::from_static(env!("CARGO_PKG_VERSION"))),
     ]
     .into_iter()

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use dstack_api::UserFacing;
 use dstack_attester::Attester;
-use dstack_rpc::{ListenError, Listener, Limits, serve_with};
+use dstack_rpc::{Limits, ListenError, Listener, serve_with};
 use tokio::{sync::watch, task::JoinSet};
 
 use super::{

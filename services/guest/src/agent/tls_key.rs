@@ -9,8 +9,8 @@ use dstack_api::{RpcError, UserFacing, kms::SignCertRequest};
 use dstack_attestation::{UnverifiedQuote, mr_aggregated, mr_system};
 use dstack_attester::Quoted;
 use dstack_ra_tls::{
-    AppInfo, CertConfig, CertKey, CertRequest, CertificateAuthority, LeafProfile, RaTlsCertificate, RequestBody, Validity, ra_tls_report_data,
-    usage,
+    AppInfo, CertConfig, CertKey, CertRequest, CertificateAuthority, LeafProfile, RaTlsCertificate, RequestBody, Validity,
+    ra_tls_report_data, usage,
 };
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use sha2::{Digest as _, Sha256};
@@ -72,10 +72,13 @@ impl TlsDesk {
 
     fn sign_locally(&self, authority_key: &str, key: &CertKey, config: CertConfig, quoted: &Quoted) -> Result<Vec<String>, RpcError> {
         let application = &self.application;
-        let authority = CertificateAuthority::load(&application.document.ca_cert, CertKey::from_pem(authority_key).map_err(internal)?).map_err(internal)?;
+        let authority = CertificateAuthority::load(&application.document.ca_cert, CertKey::from_pem(authority_key).map_err(internal)?)
+            .map_err(internal)?;
         let default = validity();
-        let validity =
-            Validity { not_before: config.not_before.unwrap_or(default.not_before), not_after: config.not_after.unwrap_or(default.not_after) };
+        let validity = Validity {
+            not_before: config.not_before.unwrap_or(default.not_before),
+            not_after: config.not_after.unwrap_or(default.not_after),
+        };
         let profile = LeafProfile {
             org_name: config.org_name,
             common_name: config.subject,
@@ -87,12 +90,20 @@ impl TlsDesk {
             server_auth: config.usage_server_auth,
             client_auth: config.usage_client_auth,
         };
-        let refused = |error: dstack_ra_tls::AuthorityError| RpcError::new("agent/certificate-request", chain_of(&error), "correct names and times");
+        let refused =
+            |error: dstack_ra_tls::AuthorityError| RpcError::new("agent/certificate-request", chain_of(&error), "correct names and times");
         let leaf = authority.issue_leaf(&key.spki_der(), &profile, validity).map_err(refused)?;
         Ok(vec![pem(&leaf), authority.certificate_pem().to_owned()])
     }
 
-    async fn sign_by_kms(&self, url: &str, root: &str, key: &CertKey, config: CertConfig, quoted: &Quoted) -> Result<Vec<String>, RpcError> {
+    async fn sign_by_kms(
+        &self,
+        url: &str,
+        root: &str,
+        key: &CertKey,
+        config: CertConfig,
+        quoted: &Quoted,
+    ) -> Result<Vec<String>, RpcError> {
         let body = RequestBody::V2 { attestation: quoted.attestation.stripped().encode() };
         let request = CertRequest { pubkey: key.spki_der(), config, body };
         let (csr, signature) = request.sign(key).map_err(internal)?;

@@ -144,7 +144,13 @@ fn config_below(directory: &TempDir) -> AgentConfig {
 }
 
 fn must_write_share(config: &AgentConfig, setup: &Setup, compose: &AppCompose) {
-    let vm_config = VmConfig { spec_version: 1, cpu_count: 1, memory_size: 1 << 31, simulated_tee: Some("dstack-tdx".to_owned()), ..VmConfig::default() };
+    let vm_config = VmConfig {
+        spec_version: 1,
+        cpu_count: 1,
+        memory_size: 1 << 31,
+        simulated_tee: Some("dstack-tdx".to_owned()),
+        ..VmConfig::default()
+    };
     let sys_config =
         SysConfig { kms_urls: setup.kms_urls.clone(), vm_config: serde_json::to_string(&vm_config).unwrap(), ..SysConfig::default() };
     fs::create_dir(&config.share).unwrap();

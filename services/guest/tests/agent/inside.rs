@@ -276,7 +276,9 @@ async fn what_is_not_there_says_so() {
 async fn malformed_requests_are_refused() {
     let guest = Guest::must_start().await;
 
-    for body in [json!({"report_data": "xyz"}), json!({"report_data": "abc"}), json!({"report_data": null}), json!({"report_data": 1}), json!([1])] {
+    for body in
+        [json!({"report_data": "xyz"}), json!({"report_data": "abc"}), json!({"report_data": null}), json!({"report_data": 1}), json!([1])]
+    {
         guest.must_refuse("GetQuote", body).await;
     }
     assert_eq!(guest.must_call("GetKey", json!({"unknown_field": [1, 2]})).await["key"].as_str().unwrap().len(), 64);
@@ -306,7 +308,9 @@ async fn every_socket_is_open_to_all_users_and_takes_the_clients_that_exist() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_over_another_document_than_the_measured_one_does_not_start() {
-    let other = dstack_manifest::AppCompose::from_document(dstack_manifest::AppComposeDocument::for_docker_compose("evil", "services: {}\n")).unwrap();
+    let other =
+        dstack_manifest::AppCompose::from_document(dstack_manifest::AppComposeDocument::for_docker_compose("evil", "services: {}\n"))
+            .unwrap();
 
     let refused = Guest::start(Setup { other_compose: Some(other.raw().to_vec()), ..Setup::default() }).await.err().unwrap();
 

@@ -10,9 +10,7 @@ use dstack_api::{RpcError, kms::*};
 use dstack_attestation::UnverifiedQuote;
 use dstack_guest::kms_client::validity;
 use dstack_manifest::KeyProviderKind;
-use dstack_ra_tls::{
-    CaProfile, CertKey, CertRequest, CertificateAuthority, LeafProfile, RaTlsCertificate, ra_tls_report_data, tls, usage,
-};
+use dstack_ra_tls::{CaProfile, CertKey, CertRequest, CertificateAuthority, LeafProfile, RaTlsCertificate, ra_tls_report_data, tls, usage};
 use dstack_rpc::{Caller, GetPolicy, Listener, mount, serve};
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use serde_json::{Value, json};

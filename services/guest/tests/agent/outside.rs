@@ -68,7 +68,15 @@ async fn strangers_learn_identity_and_version() {
 async fn strangers_reach_nothing_that_containers_do() {
     let guest = Guest::must_start().await;
 
-    for path in ["/GetKey", "/prpc/GetKey", "/prpc/DstackGuest.GetKey", "/prpc/GetQuote", "/api/Shutdown", "/prpc/EmitEvent", "/prpc/GetAttestationForAppKey"] {
+    for path in [
+        "/GetKey",
+        "/prpc/GetKey",
+        "/prpc/DstackGuest.GetKey",
+        "/prpc/GetQuote",
+        "/api/Shutdown",
+        "/prpc/EmitEvent",
+        "/prpc/GetAttestationForAppKey",
+    ] {
         let (status, _, body) = guest.get(path).await;
         assert!(status.is_client_error(), "{path}");
         assert!(!body.contains("signature_chain"), "{path}: {body}");

@@ -26,9 +26,15 @@ pub(crate) struct Td {
 
 impl Td {
     pub(crate) fn new() -> Arc<Self> {
-        let boot_events = vec![Event::boot(0, 1, &[1; 48], "firmware"), Event::boot(1, 2, &[2; 48], "kernel"), Event::boot(2, 3, &[3; 48], "")];
+        let boot_events =
+            vec![Event::boot(0, 1, &[1; 48], "firmware"), Event::boot(1, 2, &[2; 48], "kernel"), Event::boot(2, 3, &[3; 48], "")];
         let registers = replay(&boot_events).unwrap().0;
-        Arc::new(Self { vendor: Vendor::generate(1_700_000_000).unwrap(), boot_events, registers: Mutex::new(registers), quotes: Mutex::new(0) })
+        Arc::new(Self {
+            vendor: Vendor::generate(1_700_000_000).unwrap(),
+            boot_events,
+            registers: Mutex::new(registers),
+            quotes: Mutex::new(0),
+        })
     }
 
     fn state(&self) -> TdState {
@@ -62,7 +68,9 @@ pub(crate) async fn must_serve(td: Arc<Td>, socket: &Path) {
         )
         .route(
             "/quote",
-            post(async |State(td): State<Arc<Td>>, Json(request): Json<QuoteRequest>| Json(QuoteAnswer { quote: td.quote(&request.report_data) })),
+            post(async |State(td): State<Arc<Td>>, Json(request): Json<QuoteRequest>| {
+                Json(QuoteAnswer { quote: td.quote(&request.report_data) })
+            }),
         )
         .with_state(td);
     let listener = Listener::unix(socket, 0o600).await.unwrap();
