@@ -1,0 +1,52 @@
+//! Making text from a guest fit for logs, terminals and pages.
+
+/// At most `max_bytes` of `text`, cut at a character, control characters replaced by spaces.
+pub(crate) fn clean(text: &str, max_bytes: usize) -> String {
+    let mut out = String::with_capacity(text.len().min(max_bytes));
+    for character in text.chars() {
+        if out.len() + character.len_utf8() > max_bytes {
+            break;
+        }
+        // Direction marks can make a line read as something else.
+        let hostile = character.is_control() || matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        out.push(if hostile { ' ' } else { character });
+    }
+    out
+}
+
+/// `line` without ANSI escape sequences and other control characters.
+pub(crate) fn strip_escapes(line: &str) -> String {
+    let mut out = String::with_capacity(line.len());
+    let mut rest = line.chars().peekable();
+    while let Some(character) = rest.next() {
+        match character {
+            '\u{1b}' => match rest.next() {
+                Some('[') => while rest.next().is_some_and(|next| !('@'..='~').contains(&next)) {},
+                Some(']') => while rest.next().is_some_and(|next| next != '\u{7}' && next != '\u{1b}') {},
+                Some('(' | ')' | '#') => drop(rest.next()),
+                _ => {}
+            },
+            '\t' | '\n' => out.push(character),
+            _ if character.is_control() => {}
+            _ => out.push(character),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cuts_at_a_character_and_removes_controls() {
+        assert_eq!(clean("a\u{1b}[31mb\nc", 100), "a [31mb c");
+        assert_eq!(clean("ééé", 5), "éé");
+        assert_eq!(clean("a\u{202e}b", 9), "a b");
+    }
+
+    #[test]
+    fn removes_escape_sequences() {
+        assert_eq!(strip_escapes("\u{1b}[1;31mred\u{1b}[0m\r\n\u{1b}]0;title\u{7}x\u{1b}(B\u{1b}"), "red\nx");
+    }
+}
