@@ -33,7 +33,9 @@ impl Binary {
     }
 
     fn base64(self) -> Result<Vec<u8>, EnvelopeError> {
-        self.bytes(|text| serde_json::from_value::<RuntimeEvent>(serde_json::json!({"event": "", "payload": text})).ok().map(|event| event.payload))
+        self.bytes(|text| {
+            serde_json::from_value::<RuntimeEvent>(serde_json::json!({"event": "", "payload": text})).ok().map(|event| event.payload)
+        })
     }
 }
 

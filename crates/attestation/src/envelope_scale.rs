@@ -52,7 +52,11 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Attestation, EnvelopeError> {
     Ok(Attestation {
         quote: tdx.quote,
         event_log: tdx.event_log.into_iter().map(from_scale).collect(),
-        runtime_events: tdx.runtime_events.into_iter().map(|event| RuntimeEvent::new(event.event, event.payload, EventVersion::V1)).collect(),
+        runtime_events: tdx
+            .runtime_events
+            .into_iter()
+            .map(|event| RuntimeEvent::new(event.event, event.payload, EventVersion::V1))
+            .collect(),
         report_data: tdx.report_data,
         config: tdx.config,
     })

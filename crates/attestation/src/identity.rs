@@ -91,7 +91,14 @@ pub enum MrScope {
 pub fn mr_system(fields: &TdFields, key_provider: Option<&[u8]>) -> [u8; 32] {
     let provider = key_provider.map_or([0; 32], |payload| Sha256::digest(payload).into());
     let [rtmr0, rtmr1, rtmr2, _] = &fields.rtmr.0;
-    Sha256::new().chain_update(fields.mrtd).chain_update(rtmr0).chain_update(rtmr1).chain_update(rtmr2).chain_update(provider).finalize().into()
+    Sha256::new()
+        .chain_update(fields.mrtd)
+        .chain_update(rtmr0)
+        .chain_update(rtmr1)
+        .chain_update(rtmr2)
+        .chain_update(provider)
+        .finalize()
+        .into()
 }
 
 /// `SHA-256(MRTD || RTMR0 || RTMR1 || RTMR2 || RTMR3)`, followed inside the hash by MRCONFIGID, MROWNER and MROWNERCONFIG if one of them is not zero.
@@ -124,7 +131,11 @@ pub(crate) fn match_mr_config_id(id: &[u8; 48], claims: &Claims) -> MrConfigIdMa
     match (id.first(), claims.compose_hash, claims.app_id) {
         _ if id.iter().all(|byte| *byte == 0) => NotSet,
         (Some(1), Some(compose_hash), _) => {
-            if mr_config_id_v1(&compose_hash) == *id { Agrees("version 1: the compose hash") } else { Differs }
+            if mr_config_id_v1(&compose_hash) == *id {
+                Agrees("version 1: the compose hash")
+            } else {
+                Differs
+            }
         }
         (Some(2), Some(compose_hash), Some(app_id)) => match &claims.key_provider {
             None => Undecided("version 2 covers the key provider, which is not measured yet"),

@@ -37,5 +37,5 @@ pub use policy::{ImageRule, Policy, TcbStatus};
 pub use quote::{PckIssuer, QuoteError, TdFields, UnverifiedQuote};
 pub use report_data::{ContentType, ReportData, report_data};
 pub use trust::{AnchorKind, TrustAnchorError, TrustAnchors};
-pub use verified::VerifiedEvidence;
+pub use verified::{VerifiedEvidence, VerifiedQuote};
 pub use verify::Verifier;

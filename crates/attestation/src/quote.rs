@@ -109,7 +109,7 @@ impl UnverifiedQuote {
             return Err(QuoteError::TooLong { got: bytes.len() });
         }
         let mut rest = bytes;
-        let quote = Quote::decode(&mut rest).map_err(|error| QuoteError::Malformed { reason: error.to_string() })?;
+        let quote = Quote::decode(&mut rest).map_err(|error| QuoteError::Malformed { reason: one_line(&error) })?;
         if rest.iter().any(|byte| *byte != 0) {
             return Err(QuoteError::TrailingBytes { count: rest.len() });
         }
@@ -159,7 +159,13 @@ impl UnverifiedQuote {
 
 #[allow(clippy::needless_pass_by_value, reason = "used as a map_err function")]
 fn no_pck(error: impl std::fmt::Display) -> QuoteError {
-    QuoteError::NoPck { reason: error.to_string() }
+    QuoteError::NoPck { reason: one_line(&error) }
+}
+
+/// The decoder's text without its line breaks, at most 300 characters.
+fn one_line(error: &impl std::fmt::Display) -> String {
+    let text = error.to_string();
+    text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(300).collect()
 }
 
 pub(crate) fn td_fields(report: &Report) -> Option<TdFields> {

@@ -84,9 +84,7 @@ impl TrustAnchors {
     /// The anchor to verify against, chosen by the root the collateral claims. A wrong claim only makes verification fail.
     pub(crate) fn select(&self, is_claimed: impl Fn(&[u8]) -> bool) -> (AnchorKind, Vec<u8>) {
         match &self.simulated {
-            Some(root) if is_claimed(root) => {
-                (AnchorKind::Simulated { fingerprint: Sha256::digest(root).into() }, root.clone())
-            }
+            Some(root) if is_claimed(root) => (AnchorKind::Simulated { fingerprint: Sha256::digest(root).into() }, root.clone()),
             _ => (AnchorKind::Intel, INTEL_ROOT_DER.to_vec()),
         }
     }

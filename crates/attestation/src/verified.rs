@@ -6,10 +6,59 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{AnchorKind, CheckReport, Claims, MrScope, ReportData, TdFields, identity, policy::TcbStatus, tdx::Platform};
 
+/// The result of [`Verifier::verify_quote`](crate::Verifier::verify_quote): a genuine quote of an acceptable TD, without its log.
+///
+/// It says which machine and what was measured, not what that means. No authorization accepts it.
+#[derive(Debug, Clone)]
+pub struct VerifiedQuote {
+    pub(crate) fields: TdFields,
+    pub(crate) platform: Platform,
+    pub(crate) anchor: AnchorKind,
+    pub(crate) report: CheckReport,
+}
+
+impl VerifiedQuote {
+    /// The quote's registers and fields.
+    #[must_use]
+    pub fn fields(&self) -> &TdFields {
+        &self.fields
+    }
+
+    /// TCB status of platform and quoting enclave together.
+    #[must_use]
+    pub fn tcb_status(&self) -> TcbStatus {
+        self.platform.tcb_status
+    }
+
+    /// Advisories that apply.
+    #[must_use]
+    pub fn advisory_ids(&self) -> &[String] {
+        &self.platform.advisory_ids
+    }
+
+    /// The root everything rests on.
+    #[must_use]
+    pub fn anchor(&self) -> &AnchorKind {
+        &self.anchor
+    }
+
+    /// The checks made.
+    #[must_use]
+    pub fn report(&self) -> &CheckReport {
+        &self.report
+    }
+}
+
 /// The result of [`Verifier::verify`](crate::Verifier::verify), which alone can build it.
 ///
 /// It says who signed ([`anchor`](Self::anchor)), in which state the platform is ([`tcb_status`](Self::tcb_status)), and what the
 /// VM is. Whether such a VM may have anything is authorization's decision.
+///
+/// ```compile_fail,E0451
+/// # fn forge(honest: dstack_attestation::VerifiedEvidence) -> dstack_attestation::VerifiedEvidence {
+/// dstack_attestation::VerifiedEvidence { os_image_hash: None, ..honest }
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct VerifiedEvidence {
     pub(crate) fields: TdFields,

@@ -6,8 +6,9 @@ use dstack_event_log::EventLog;
 use dstack_manifest::{ComposeHash, OsImageHash, VmConfig};
 
 use crate::{
-    AnchorKind, Check, AcpiSource, CheckReport, Claims, DocumentReference, Endorsements, Evidence, ImageBindingError, ImageReference, ImageRule, LaunchRegisters, Policy, QuoteCollateral,
-    ReportData, TdFields, TrustAnchors, UnverifiedQuote, VerifiedEvidence, VerifyError,
+    AcpiSource, AnchorKind, Check, CheckReport, Claims, DocumentReference, Endorsements, Evidence, ImageBindingError, ImageReference,
+    ImageRule, LaunchRegisters, Policy, QuoteCollateral, ReportData, TdFields, TrustAnchors, UnverifiedQuote, VerifiedEvidence, VerifiedQuote,
+    VerifyError,
     error::Reason,
     identity::{MrConfigIdMatch, match_mr_config_id},
     image::{acpi_digests_of, bound_measurement},
@@ -55,7 +56,7 @@ impl Verifier {
         expected_report_data: Option<&ReportData>,
     ) -> Result<VerifiedEvidence, VerifyError> {
         let mut run = Run { report: CheckReport::default(), anchor: None };
-        let (fields, platform, anchor) = self.verify_quote(&mut run, &evidence.quote, &endorsements.collateral, now)?;
+        let (fields, platform, anchor) = self.check_quote(&mut run, &evidence.quote, &endorsements.collateral, now)?;
         run.step(Check::TcbPolicy, self.check_tcb(&platform))?;
         run.step(Check::ReportData, check_report_data(&fields, evidence, expected_report_data))?;
         let log = run.verify_log(evidence, &fields)?;
@@ -77,7 +78,15 @@ impl Verifier {
         })
     }
 
-    fn verify_quote(
+    /// Verifies a quote alone: signatures up to the anchor, attributes, TCB policy. For quotes of other stacks and for diagnosis.
+    pub fn verify_quote(&self, quote: &[u8], endorsements: &Endorsements, now: u64) -> Result<VerifiedQuote, VerifyError> {
+        let mut run = Run { report: CheckReport::default(), anchor: None };
+        let (fields, platform, anchor) = self.check_quote(&mut run, quote, &endorsements.collateral, now)?;
+        run.step(Check::TcbPolicy, self.check_tcb(&platform))?;
+        Ok(VerifiedQuote { fields, platform, anchor, report: run.report })
+    }
+
+    fn check_quote(
         &self,
         run: &mut Run,
         quote: &[u8],
@@ -173,7 +182,13 @@ struct ProvenImage {
 /// Missing material and shapes nobody can compute are caveats; wrong bindings and wrong registers are refusals.
 fn cannot_be_checked(reason: &Reason) -> bool {
     use crate::ImageBindingError::{NoDocument, NoImageHash};
-    matches!(reason, Reason::VmConfig { .. } | Reason::ImageReference { .. } | Reason::AcpiTables { .. } | Reason::ImageBinding(NoImageHash | NoDocument { .. }))
+    matches!(
+        reason,
+        Reason::VmConfig { .. }
+            | Reason::ImageReference { .. }
+            | Reason::AcpiTables { .. }
+            | Reason::ImageBinding(NoImageHash | NoDocument { .. })
+    )
 }
 
 fn first_difference(expected: &LaunchRegisters, got: &LaunchRegisters) -> (&'static str, String) {

@@ -134,7 +134,13 @@ impl Attester {
         }
     }
 
-    fn assemble(&self, quote: Vec<u8>, runtime_events: Vec<RuntimeEvent>, report_data: &ReportData, config: &str) -> Result<Quoted, AttesterError> {
+    fn assemble(
+        &self,
+        quote: Vec<u8>,
+        runtime_events: Vec<RuntimeEvent>,
+        report_data: &ReportData,
+        config: &str,
+    ) -> Result<Quoted, AttesterError> {
         let mut events = self.device.boot_events()?;
         events.extend(runtime_events.iter().map(RuntimeEvent::to_event));
         let event_log = serde_json::to_string(&events).map_err(|error| AttesterError::Answer { what: error.to_string() })?;

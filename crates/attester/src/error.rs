@@ -93,7 +93,9 @@ impl UserFacing for AttesterError {
         match self {
             Self::NoTee => "start the VM as a TD, or use a development image under the software TEE",
             Self::NotImplemented { .. } => "use a TDX machine",
-            Self::Device { .. } | Self::Answer { .. } => "check the kernel (6.16 or later with TDX guest support) and the host's quoting service",
+            Self::Device { .. } | Self::Answer { .. } => {
+                "check the kernel (6.16 or later with TDX guest support) and the host's quoting service"
+            }
             Self::Simulated { .. } => "check that the software TEE runs on the host and knows this VM",
             Self::Log { .. } => "check that the log's directory is writable",
             Self::LogMalformed { .. } | Self::LogOutOfStep { .. } => "restart the VM",

@@ -113,7 +113,11 @@ impl RuntimeLog {
             Err(error) => return Err(failed("opening", &path)(error)),
         };
         let lines = text.lines().enumerate();
-        lines.map(|(index, line)| serde_json::from_str(line).map_err(|_| AttesterError::LogMalformed { path: path.clone(), line: index + 1 })).collect()
+        lines
+            .map(|(index, line)| {
+                serde_json::from_str(line).map_err(|_| AttesterError::LogMalformed { path: path.clone(), line: index + 1 })
+            })
+            .collect()
     }
 
     fn append(&self, event: &RuntimeEvent) -> Result<(), AttesterError> {

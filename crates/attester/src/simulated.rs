@@ -38,7 +38,8 @@ impl SimulatedDevice {
         // A thread of its own: this call works inside and outside of an asynchronous runtime.
         let answer = std::thread::scope(|scope| {
             let exchange = scope.spawn(|| {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| refused(error.to_string()))?;
+                let runtime =
+                    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| refused(error.to_string()))?;
                 let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
                 // A fresh connection: one kept alive would belong to the runtime of the call before.
                 let client = Client::new(self.client.endpoint().clone()).with_timeout(TIMEOUT);
@@ -47,7 +48,11 @@ impl SimulatedDevice {
             exchange.join().unwrap_or_else(|_| Err(refused("the call panicked".to_owned())))
         })?;
         if !answer.status.is_success() {
-            return Err(refused(format!("{}: {}", answer.status, String::from_utf8_lossy(&answer.body).chars().take(300).collect::<String>())));
+            return Err(refused(format!(
+                "{}: {}",
+                answer.status,
+                String::from_utf8_lossy(&answer.body).chars().take(300).collect::<String>()
+            )));
         }
         serde_json::from_slice(&answer.body).map_err(|error| refused(error.to_string()))
     }
@@ -74,6 +79,7 @@ impl TeeDevice for SimulatedDevice {
     }
 
     fn boot_events(&self) -> Result<Vec<Event>, AttesterError> {
-        serde_json::from_str(&self.state()?.boot_event_log).map_err(|error| AttesterError::Answer { what: format!("a boot event log with {error}") })
+        serde_json::from_str(&self.state()?.boot_event_log)
+            .map_err(|error| AttesterError::Answer { what: format!("a boot event log with {error}") })
     }
 }

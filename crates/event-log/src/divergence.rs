@@ -1,10 +1,6 @@
 //! Reports that say where a log and its reference part.
 
-use crate::{
-    Digest384, Registers,
-    event::Event,
-    registers::extend,
-};
+use crate::{Digest384, Registers, event::Event, registers::extend};
 
 /// A replayed register that differs from the quoted one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

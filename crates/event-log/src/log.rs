@@ -96,7 +96,8 @@ impl EventLog {
     /// The JSON array with full digests.
     #[must_use]
     pub fn to_json(&self) -> String {
-        let full: Vec<Event> = self.events.iter().map(|event| event.as_runtime().map_or_else(|| event.clone(), |runtime| runtime.to_event())).collect();
+        let full: Vec<Event> =
+            self.events.iter().map(|event| event.as_runtime().map_or_else(|| event.clone(), |runtime| runtime.to_event())).collect();
         serde_json::to_string(&full).unwrap_or_default()
     }
 
@@ -130,7 +131,10 @@ impl EventLog {
     /// Events after `system-ready` come from applications, which could use the same names.
     #[must_use]
     pub fn boot_payload(&self, name: &str) -> Option<Vec<u8>> {
-        self.runtime_events().take_while(|event| event.event != names::SYSTEM_READY).find(|event| event.event == name).map(|event| event.payload)
+        self.runtime_events()
+            .take_while(|event| event.event != names::SYSTEM_READY)
+            .find(|event| event.event == name)
+            .map(|event| event.payload)
     }
 
     /// Compares the replayed registers with `quoted` ones; the error names the first that differs and how far the log agrees.

@@ -187,17 +187,20 @@ impl CertificateAuthority {
     pub fn issue_app_ca(&self, app_id: &AppId, key: CertKey, validity: Validity) -> Result<Self, AuthorityError> {
         let name = "Dstack App CA";
         let mut params = ca_params(Some("Dstack"), name, 0, validity)?;
-        params.custom_extensions = vec![
-            Extension::AppId.to_rcgen(app_id.as_bytes()),
-            Extension::CertUsage.to_rcgen(usage::APP_CA.as_bytes()),
-        ];
+        params.custom_extensions =
+            vec![Extension::AppId.to_rcgen(app_id.as_bytes()), Extension::CertUsage.to_rcgen(usage::APP_CA.as_bytes())];
         let certificate =
             params.signed_by(key.pair(), &self.issuer).map_err(|source| AuthorityError::Encode { subject: name.to_owned(), source })?;
         Self::assemble(certificate.der().clone(), key)
     }
 
     /// A leaf for the key `spki_der`.
-    pub fn issue_leaf(&self, spki_der: &[u8], profile: &LeafProfile, validity: Validity) -> Result<CertificateDer<'static>, AuthorityError> {
+    pub fn issue_leaf(
+        &self,
+        spki_der: &[u8],
+        profile: &LeafProfile,
+        validity: Validity,
+    ) -> Result<CertificateDer<'static>, AuthorityError> {
         let encode = |source| AuthorityError::Encode { subject: profile.common_name.clone(), source };
         let spki = SubjectPublicKeyInfo::from_der(spki_der).map_err(encode)?;
         let params = leaf_params(profile, validity)?;
@@ -263,5 +266,8 @@ fn base_params(organization: Option<&str>, name: &str, validity: Validity) -> Re
 
 fn instant(seconds: u64) -> Option<OffsetDateTime> {
     // Certificates hold years up to 9999.
-    i64::try_from(seconds).ok().filter(|seconds| *seconds < 253_402_300_800).and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
+    i64::try_from(seconds)
+        .ok()
+        .filter(|seconds| *seconds < 253_402_300_800)
+        .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
 }

@@ -200,11 +200,7 @@ impl CollateralClient {
             Ok(answer) => answer,
             Err(error) => return Err(FetchError::Unreachable { path, error: Arc::new(error) }),
         };
-        if answer.status.is_success() {
-            Ok((answer, path))
-        } else {
-            Err(FetchError::Refused { path, status: answer.status.as_u16() })
-        }
+        if answer.status.is_success() { Ok((answer, path)) } else { Err(FetchError::Refused { path, status: answer.status.as_u16() }) }
     }
 }
 
@@ -265,6 +261,7 @@ fn expires_at(collateral: &QuoteCollateral) -> Option<u64> {
     }
     let document = |text: &str| serde_json::from_str::<Dated>(text).ok().map(|dated| dated.next_update.unix_timestamp());
     let list = |der: &[u8]| x509_parser::parse_x509_crl(der).ok().and_then(|(_, crl)| crl.next_update().map(|time| time.timestamp()));
-    let times = [document(&collateral.tcb_info)?, document(&collateral.qe_identity)?, list(&collateral.root_ca_crl)?, list(&collateral.pck_crl)?];
+    let times =
+        [document(&collateral.tcb_info)?, document(&collateral.qe_identity)?, list(&collateral.root_ca_crl)?, list(&collateral.pck_crl)?];
     times.into_iter().min().and_then(|time| u64::try_from(time).ok())
 }

@@ -49,12 +49,7 @@ impl CollateralSet {
         let (from, until) = (now - BACKDATED, now - BACKDATED + LIFETIME);
         let dates = (rfc3339(from)?, rfc3339(until)?);
         let (root_crl, pck_crl) = vendor.revocation_lists(from, until)?;
-        Ok(Self {
-            tcb_info: sign(vendor, &tcb_info(&dates, status)),
-            qe_identity: sign(vendor, &qe_identity(&dates)),
-            root_crl,
-            pck_crl,
-        })
+        Ok(Self { tcb_info: sign(vendor, &tcb_info(&dates, status)), qe_identity: sign(vendor, &qe_identity(&dates)), root_crl, pck_crl })
     }
 }
 

@@ -103,11 +103,11 @@ impl Daemon {
     /// Opens state and listeners, and takes up the TDs of an earlier run.
     pub async fn open(config: &Config) -> Result<Self, SimulatorError> {
         let directory = &config.state_dir;
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)
-            .map_err(|source| SimulatorError::State { operation: "creating", path: directory.clone(), source })?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|source| SimulatorError::State {
+            operation: "creating",
+            path: directory.clone(),
+            source,
+        })?;
         let vendor = Arc::new(Vendor::open(directory, OffsetDateTime::now_utc().unix_timestamp())?);
         let store = Arc::new(TdStore::open(&directory.join("td"))?);
         let control = Listener::unix(&config.control_socket, 0o600).await?;

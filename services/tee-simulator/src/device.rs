@@ -30,11 +30,11 @@ struct Device {
 }
 
 pub(crate) fn router(store: Arc<TdStore>, vendor: Arc<Vendor>, whose: Whose) -> Router {
-    Router::new()
-        .route("/td", get(state))
-        .route("/extend", post(extend))
-        .route("/quote", post(quote))
-        .with_state(Device { store, vendor, whose })
+    Router::new().route("/td", get(state)).route("/extend", post(extend)).route("/quote", post(quote)).with_state(Device {
+        store,
+        vendor,
+        whose,
+    })
 }
 
 impl Device {
@@ -42,7 +42,8 @@ impl Device {
         match (&self.whose, caller.peer) {
             (Whose::Td(vm_id), _) => Ok(vm_id.clone()),
             (Whose::Cid, Peer::Vsock { cid }) => {
-                let found = self.store.all().await.into_iter().find(|(_, record)| record.launch.listen.is_empty() && record.launch.cid == cid);
+                let found =
+                    self.store.all().await.into_iter().find(|(_, record)| record.launch.listen.is_empty() && record.launch.cid == cid);
                 found.map(|(vm_id, _)| vm_id).ok_or(SimulatorError::NoSuchCid { cid })
             }
             (Whose::Cid, _) => Err(SimulatorError::NoSuchCid { cid: 0 }),

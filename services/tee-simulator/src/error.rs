@@ -93,7 +93,9 @@ impl UserFacing for SimulatorError {
             Self::Measure { .. } => "use an OS image whose files are complete, and a VM shape that can be measured".to_owned(),
             Self::State { .. } => "check that the state directory is writable and has space".to_owned(),
             Self::StateMalformed { path, .. } => format!("remove {} and start the VM again", path.display()),
-            Self::Vendor(_) => "remove the vendor directory to make a new vendor; every configured root.pem must then be renewed".to_owned(),
+            Self::Vendor(_) => {
+                "remove the vendor directory to make a new vendor; every configured root.pem must then be renewed".to_owned()
+            }
             Self::Listen(error) => error.fix(),
             Self::NoListener => "give a socket path in `listen`, or switch kernel_vsock on".to_owned(),
         }

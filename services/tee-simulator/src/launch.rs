@@ -36,10 +36,10 @@ pub(crate) fn measure(request: &LaunchTd) -> Result<Launched, SimulatorError> {
     let tables = acpi::tables(&shape, AcpiProfile::SOFTWARE_TEE).map_err(|error| unmeasurable("the VM's ACPI tables", &error))?;
     let launch = tdx::expected_from_files(&files, &shape, &tables.digests()).map_err(|error| unmeasurable("the image", &error))?;
     let expected = launch.registers;
-    let events = launch.events.iter().map(|event| Event {
-        event_payload: event.payload.clone(),
-        ..Event::boot(event.imr, event.event_type, &event.digest, event.name)
-    });
+    let events = launch
+        .events
+        .iter()
+        .map(|event| Event { event_payload: event.payload.clone(), ..Event::boot(event.imr, event.event_type, &event.digest, event.name) });
     let events: Vec<Event> = events.collect();
     Ok(Launched {
         registers: Registers { mrtd: expected.mrtd, rtmr: [expected.rtmr0, expected.rtmr1, expected.rtmr2, [0; 48]] },

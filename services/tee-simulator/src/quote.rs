@@ -105,21 +105,17 @@ impl<'a> QuotingEnclave<'a> {
         quote.extend(body.encode());
         let signature = self.vendor.sign_with_attestation_key(&quote);
         let certification = self.certification();
-        let auth_data = [
-            &signature[..],
-            &self.vendor.attestation_public_key(),
-            &6_u16.to_le_bytes(),
-            &length_u32(&certification),
-            &certification,
-        ]
-        .concat();
+        let auth_data =
+            [&signature[..], &self.vendor.attestation_public_key(), &6_u16.to_le_bytes(), &length_u32(&certification), &certification]
+                .concat();
         quote.extend(length_u32(&auth_data));
         quote.extend(auth_data);
         quote
     }
 
     fn header(&self) -> Vec<u8> {
-        [&4_u16.to_le_bytes()[..], &2_u16.to_le_bytes(), &0x81_u32.to_le_bytes(), &[0; 4], &QE_VENDOR_ID, self.vendor.qe_id(), &[0; 4]].concat()
+        [&4_u16.to_le_bytes()[..], &2_u16.to_le_bytes(), &0x81_u32.to_le_bytes(), &[0; 4], &QE_VENDOR_ID, self.vendor.qe_id(), &[0; 4]]
+            .concat()
     }
 
     fn certification(&self) -> Vec<u8> {

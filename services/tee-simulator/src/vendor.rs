@@ -9,8 +9,8 @@ use p256::{
 };
 use rand_core::{OsRng, RngCore as _};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension, DistinguishedName, DnType, IsCa, Issuer, KeyIdMethod,
-    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension, DistinguishedName, DnType, IsCa, Issuer,
+    KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SerialNumber,
 };
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -132,7 +132,8 @@ impl Vendor {
         let (pck_ca_key, tcb_key, pck_key) = (new_key("PCK CA")?, new_key("TCB signing")?, new_key("PCK")?);
         let pck_ca_params = params("dstack simulated SGX PCK Platform CA", now, Role::Ca(0))?;
         let pck_ca = pck_ca_params.signed_by(&pck_ca_key, &issuer).map_err(encode("PCK CA"))?;
-        let tcb = params("dstack simulated SGX TCB Signing", now, Role::Leaf)?.signed_by(&tcb_key, &issuer).map_err(encode("TCB signing"))?;
+        let tcb =
+            params("dstack simulated SGX TCB Signing", now, Role::Leaf)?.signed_by(&tcb_key, &issuer).map_err(encode("TCB signing"))?;
         let mut pck_params = params("dstack simulated SGX PCK Certificate", now, Role::Leaf)?;
         pck_params.custom_extensions.push(sgx_extension());
         let pck = pck_params.signed_by(&pck_key, &Issuer::from_params(&pck_ca_params, &pck_ca_key)).map_err(encode("PCK"))?;

@@ -1,0 +1,159 @@
+//! Envelopes and JSON forms of running guests, and the identity they give.
+#![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
+
+use dstack_attestation::{Attestation, EnvelopeError, Evidence, EvidenceError, UnverifiedQuote, bound_measurement, mr_aggregated, mr_system};
+use dstack_event_log::{EventLog, EventVersion, RuntimeEvent};
+use dstack_manifest::VmConfig;
+use proptest::prelude::*;
+
+const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/testdata/envelopes/");
+
+fn must_read(name: &str) -> Vec<u8> {
+    std::fs::read(format!("{DATA}{name}")).unwrap()
+}
+
+fn must_attestation() -> Attestation {
+    Attestation::decode(&must_read("guest-agent-attestation.bin")).unwrap()
+}
+
+fn must_evidence(name: &str) -> Evidence {
+    Evidence::parse_json(&String::from_utf8(must_read(name)).unwrap()).unwrap()
+}
+
+#[test]
+fn version_0_of_a_running_guest_is_read_and_written_byte_for_byte() {
+    let bytes = must_read("guest-agent-attestation.bin");
+
+    let attestation = Attestation::decode(&bytes).unwrap();
+
+    assert_eq!(attestation.encode_v0().unwrap(), bytes);
+    let quote = UnverifiedQuote::parse(&attestation.quote).unwrap();
+    assert_eq!(quote.fields().report_data, attestation.report_data);
+    assert!(attestation.vm_config().contains("\"image\":\"dstack-0.6.0\""));
+    let evidence = Evidence::from(attestation);
+    assert_eq!(EventLog::new(evidence.event_log).unwrap().registers().get(3), quote.fields().rtmr.get(3));
+}
+
+#[test]
+fn version_1_keeps_everything() {
+    let mut attestation = must_attestation();
+    attestation.runtime_events.push(RuntimeEvent::new("late", b"x".to_vec(), EventVersion::V2));
+    attestation.event_log.push(RuntimeEvent::new("late", b"x".to_vec(), EventVersion::V2).to_event());
+
+    assert_eq!(Attestation::decode(&attestation.encode()).unwrap(), attestation);
+    assert_eq!(attestation.encode_v0().unwrap_err(), EnvelopeError::NoVersion0Form);
+}
+
+#[test]
+fn stripped_form_keeps_what_replays_rtmr3() {
+    let attestation = must_attestation();
+
+    let stripped = attestation.stripped();
+
+    assert!(stripped.encode().len() < attestation.encode().len() || stripped.event_log.len() <= attestation.event_log.len());
+    let replayed = |attestation: &Attestation| *EventLog::new(attestation.event_log.clone()).unwrap().registers().get(3).unwrap();
+    assert_eq!(replayed(&stripped), replayed(&attestation));
+}
+
+#[test]
+fn other_platforms_are_named_and_refused() {
+    let error = Attestation::decode(&must_read("sev-snp-attestation.bin")).unwrap_err();
+
+    assert_eq!(error, EnvelopeError::NotImplemented { platform: "sev-snp".to_owned() });
+    assert!(error.to_string().contains("not implemented"));
+}
+
+#[test]
+fn broken_envelopes_are_refused() {
+    let good = must_attestation();
+    let (v0, v1) = (good.encode_v0().unwrap(), good.encode());
+
+    for bytes in [vec![], vec![7], vec![0], vec![0, 9], vec![0x81, 0xc0], [v0.clone(), vec![0]].concat(), [v1.clone(), vec![0]].concat()] {
+        assert!(Attestation::decode(&bytes).is_err(), "{:?}", bytes.get(..4));
+    }
+    for cut in [1, 2, 100, v0.len() - 1] {
+        assert!(Attestation::decode(&v0[..cut]).is_err(), "{cut}");
+        assert!(Attestation::decode(&v1[..cut]).is_err(), "{cut}");
+    }
+}
+
+fn hash_of(digest: [u8; 32]) -> String {
+    let text = hex::encode(digest);
+    format!("{}…{}", &text[..8], &text[60..])
+}
+
+/// Values computed independently from the same files.
+#[test]
+fn system_and_aggregated_digests_match_the_golden_values() {
+    let golden = [
+        ("tdx-lite-getquote.json", "118f754a…8f70", "c758fa62…d2ee", "f4e6117e…145e"),
+        ("quote-report.json", "e1ae776a…bb75", "233c659f…bf38", "f9a9159f…937b"),
+    ];
+    for (name, system, aggregated, boot_aggregated) in golden {
+        let evidence = must_evidence(name);
+        let fields = UnverifiedQuote::parse(&evidence.quote).unwrap().fields().clone();
+        let log = EventLog::new(evidence.event_log).unwrap();
+        log.check_registers(&fields.rtmr).unwrap();
+
+        let provider = log.boot_payload("key-provider");
+
+        assert_eq!(hash_of(mr_system(&fields, provider.as_deref())), system, "{name}");
+        assert_eq!(hash_of(mr_aggregated(&fields, fields.rtmr.get(3).unwrap())), aggregated, "{name}");
+        assert_eq!(hash_of(mr_aggregated(&fields, &log.boot_time_rtmr3().unwrap())), boot_aggregated, "{name}");
+    }
+}
+
+#[test]
+fn image_hash_binds_the_measurement_document() {
+    let config: VmConfig = serde_json::from_str(&must_evidence("tdx-lite-getquote.json").vm_config).unwrap();
+    let (os_image_hash, _) = bound_measurement(&config).unwrap();
+    assert_eq!(Some(os_image_hash), config.os_image_hash);
+
+    let changed = |change: fn(&mut VmConfig)| {
+        let mut config = config.clone();
+        change(&mut config);
+        bound_measurement(&config).map(|_| ()).unwrap_err().to_string()
+    };
+    assert!(changed(|config| config.os_image_hash = None).contains("names no OS image"));
+    assert!(changed(|config| config.tdx_measurement = None).contains("no measurement document"));
+    assert!(changed(|config| config.tdx_measurement.as_mut().unwrap().measurement[40] ^= 1).contains("not bound"));
+    assert!(changed(|config| config.tdx_measurement.as_mut().unwrap().checksum_file[3] ^= 1).contains("not bound"));
+    assert!(changed(|config| config.os_image_hash = Some(dstack_manifest::OsImageHash::new([1; 32]))).contains("not bound"));
+}
+
+#[test]
+fn json_forms_are_read_and_broken_ones_refused() {
+    let attestation = serde_json::json!({ "attestation": hex::encode(must_read("guest-agent-attestation.bin")) }).to_string();
+    assert_eq!(Evidence::parse_json(&attestation).unwrap(), Evidence::from(must_attestation()));
+    assert_eq!(must_evidence("quote-report.json").report_data.unwrap()[..2], [0x12, 0x34]);
+
+    assert_eq!(Evidence::parse_json("{}").unwrap_err(), EvidenceError::Empty);
+    for (text, field) in [
+        (r#"{"quote":"zz"}"#, "quote"),
+        (r#"{"quote":"00","event_log":"["}"#, "event_log"),
+        (r#"{"quote":"00","event_log":[{"imr":1}]}"#, "event_log"),
+    ] {
+        assert_eq!(Evidence::parse_json(text).unwrap_err(), EvidenceError::Field { field }, "{text}");
+    }
+    let long = format!(r#"{{"quote":"00","report_data":"{}"}}"#, "00".repeat(65));
+    assert_eq!(Evidence::parse_json(&long).unwrap_err(), EvidenceError::Field { field: "report_data" });
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_an_envelope_panic(first in prop_oneof![Just(0_u8), Just(0x83_u8), Just(0xde_u8), any::<u8>()], rest in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let _any_answer = Attestation::decode(&[vec![first], rest].concat());
+    }
+
+    #[test]
+    fn no_change_makes_an_envelope_panic(changes in proptest::collection::vec((0_usize..9000, any::<u8>()), 1..8), v1 in any::<bool>()) {
+        let good = must_attestation();
+        let mut bytes = if v1 { good.encode() } else { good.encode_v0().unwrap() };
+        for (at, byte) in changes {
+            if let Some(place) = bytes.get_mut(at) {
+                *place = byte;
+            }
+        }
+        let _any_answer = Attestation::decode(&bytes);
+    }
+}

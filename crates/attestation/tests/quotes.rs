@@ -1,0 +1,190 @@
+//! Genuine quotes with Intel's collateral, and single changes in them. The clock is pinned: all collateral is expired today or will be.
+#![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
+
+use std::collections::BTreeSet;
+
+use dstack_attestation::{
+    Check, Endorsements, Policy, QuoteCollateral, QuoteError, Reason, SignatureFault, TcbStatus, TdAttributeFault, TrustAnchorError,
+    TrustAnchors, UnverifiedQuote, Verifier, VerifyError,
+};
+use proptest::prelude::*;
+use serde::Deserialize;
+
+const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/testdata/tdx/");
+
+#[derive(Debug, Deserialize)]
+struct Case {
+    id: String,
+    quote: String,
+    collateral: String,
+    time: u64,
+    verdict: String,
+    tcb_status: Option<String>,
+    advisory_ids: Option<Vec<String>>,
+    reason: Option<String>,
+}
+
+impl Case {
+    fn quote(&self) -> Vec<u8> {
+        std::fs::read(format!("{DATA}{}", self.quote)).unwrap()
+    }
+
+    fn endorsements(&self) -> Endorsements {
+        let text = std::fs::read_to_string(format!("{DATA}{}", self.collateral)).unwrap();
+        QuoteCollateral::parse_json(&text).unwrap().into()
+    }
+
+    fn verify(&self, policy: Policy) -> Result<dstack_attestation::VerifiedQuote, VerifyError> {
+        Verifier::new(TrustAnchors::hardware(), policy).verify_quote(&self.quote(), &self.endorsements(), self.time)
+    }
+}
+
+fn cases() -> Vec<Case> {
+    serde_json::from_str(&std::fs::read_to_string(format!("{DATA}cases.json")).unwrap()).unwrap()
+}
+
+fn must_case(is: impl Fn(&Case) -> bool) -> Case {
+    cases().into_iter().find(is).unwrap()
+}
+
+fn up_to_date() -> Case {
+    must_case(|case| case.tcb_status.as_deref() == Some("UpToDate"))
+}
+
+#[test]
+fn verdicts_statuses_and_advisories_are_those_of_the_reference_tools() {
+    let cases = cases();
+    assert!(cases.len() >= 40);
+    for case in cases {
+        let result = case.verify(Policy::report_only());
+        if case.verdict == "reject" {
+            assert!(result.is_err(), "{case:?}");
+            continue;
+        }
+        let verified = result.unwrap_or_else(|error| panic!("{}: {error}", case.id));
+        assert_eq!(Some(verified.tcb_status().to_string()), case.tcb_status, "{}", case.id);
+        let advisories: BTreeSet<String> = verified.advisory_ids().iter().cloned().collect();
+        assert_eq!(advisories, case.advisory_ids.unwrap_or_default().into_iter().collect(), "{}", case.id);
+        assert!(!verified.anchor().is_simulated());
+    }
+}
+
+#[test]
+fn genuine_quotes_of_unacceptable_tds_are_not_called_forged() {
+    let expected = [("Debug mode", TdAttributeFault::Debug), ("SEPT_VE_DISABLE", TdAttributeFault::SeptVeEnabled)];
+    for (words, fault) in expected {
+        let case = must_case(|case| case.reason.as_ref().is_some_and(|reason| reason.contains(words)));
+
+        let error = case.verify(Policy::report_only()).map(|_| ()).unwrap_err();
+
+        assert_eq!(*error.reason, Reason::TdAttributes(fault), "{}", case.id);
+        assert!(error.report.passed(Check::QuoteSignature));
+    }
+    let case = must_case(|case| case.reason.as_ref().is_some_and(|reason| reason.contains("MR service TD")));
+    assert_eq!(case.verify(Policy::report_only()).map(|_| ()).unwrap_err().check, Check::TdAttributes);
+}
+
+#[test]
+fn expired_early_and_unknown_are_told_apart() {
+    let fault = |case: &Case, time: u64| {
+        let verifier = Verifier::new(TrustAnchors::hardware(), Policy::report_only());
+        match *verifier.verify_quote(&case.quote(), &case.endorsements(), time).map(|_| ()).unwrap_err().reason {
+            Reason::Signature { fault, .. } => fault,
+            other => panic!("{other}"),
+        }
+    };
+    let case = up_to_date();
+
+    assert_eq!(fault(&case, case.time + 400 * 86_400), SignatureFault::CollateralExpired);
+    assert_eq!(fault(&case, case.time - 400 * 86_400), SignatureFault::CollateralNotYetValid);
+    let unknown = must_case(|case| case.reason.as_ref().is_some_and(|reason| reason.contains("No matching TCB level")));
+    assert_eq!(fault(&unknown, unknown.time), SignatureFault::UnknownTcb);
+}
+
+#[test]
+fn policy_decides_about_status_and_advisories() {
+    let case = must_case(|case| case.tcb_status.as_deref() == Some("OutOfDate"));
+
+    let error = case.verify(Policy::strict()).map(|_| ()).unwrap_err();
+
+    assert_eq!((error.check, *error.reason), (Check::TcbPolicy, Reason::TcbStatus { status: TcbStatus::OutOfDate }));
+    let advisory = case.advisory_ids.clone().unwrap().remove(0);
+    let policy = Policy { rejected_advisories: vec![advisory.clone()], ..Policy::report_only() };
+    assert_eq!(*case.verify(policy).map(|_| ()).unwrap_err().reason, Reason::Advisory { advisory });
+}
+
+#[test]
+fn zero_padding_is_tolerated_and_other_bytes_are_not() {
+    let case = up_to_date();
+    let mut padded = case.quote();
+    padded.resize(8000, 0);
+    let verifier = Verifier::new(TrustAnchors::hardware(), Policy::report_only());
+
+    assert!(verifier.verify_quote(&padded, &case.endorsements(), case.time).is_ok());
+    padded.push(1);
+    assert!(matches!(UnverifiedQuote::parse(&padded).unwrap_err(), QuoteError::TrailingBytes { .. }));
+}
+
+#[test]
+fn quote_names_the_collateral_it_needs() {
+    let quote = UnverifiedQuote::parse(&up_to_date().quote()).unwrap();
+
+    assert_eq!(hex::encode(quote.fmspc().unwrap()).len(), 12);
+    assert_eq!(quote.pck_issuer().unwrap().as_str(), "platform");
+    assert_eq!(quote.pck_chain().unwrap().len(), 3);
+}
+
+#[test]
+fn genuine_root_cannot_be_declared_simulated() {
+    let genuine = include_bytes!("../roots/intel-sgx-root-ca.der").to_vec();
+
+    assert_eq!(TrustAnchors::hardware().danger_simulated_root(genuine).unwrap_err(), TrustAnchorError::IsGenuine);
+    assert_eq!(TrustAnchors::hardware().danger_simulated_root(vec![1]).unwrap_err(), TrustAnchorError::NotACertificate);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn no_change_of_a_signed_byte_goes_unnoticed(at in 0_usize..632, bit in 0_u8..8) {
+        let case = up_to_date();
+        let mut quote = case.quote();
+        quote[at] ^= 1 << bit;
+
+        let verifier = Verifier::new(TrustAnchors::hardware(), Policy::report_only());
+        prop_assert!(verifier.verify_quote(&quote, &case.endorsements(), case.time).is_err());
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic(cut in 0_usize..5100, noise in proptest::collection::vec((0_usize..5000, any::<u8>()), 0..20)) {
+        let case = up_to_date();
+        let mut quote = case.quote();
+        for (at, byte) in noise {
+            if let Some(place) = quote.get_mut(at) {
+                *place = byte;
+            }
+        }
+        quote.truncate(cut);
+        let verifier = Verifier::new(TrustAnchors::hardware(), Policy::report_only());
+        let _any_answer = verifier.verify_quote(&quote, &case.endorsements(), case.time);
+        if let Ok(quote) = UnverifiedQuote::parse(&quote) {
+            let _any_answers = (quote.fmspc(), quote.pck_issuer(), quote.pck_chain());
+        }
+    }
+}
+
+/// A genuine guest of an OS image whose measurement document came along: hardware, log, identity and image, all at once.
+#[test]
+fn genuine_guest_is_verified_with_its_os_image() {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/testdata/envelopes/tdx-lite-getquote.json")).unwrap();
+    let evidence = dstack_attestation::Evidence::parse_json(&text).unwrap();
+    let case = must_case(|case| case.collateral.contains("90c06f000000-tdx-platform-20260608"));
+    let verify = |policy| Verifier::new(TrustAnchors::hardware(), policy).verify(&evidence, &case.endorsements(), case.time, None);
+
+    let verified = verify(Policy::report_only()).unwrap();
+
+    assert!(!verified.is_simulated() && !verified.acpi_tables_computed());
+    assert_eq!(verified.os_image_hash().unwrap().to_string(), "e6f5cfec20c02e7b97baa213d0f718020b55e040172d90ccbcb946d56c8b09db");
+    let strict = verify(Policy { accept_unchecked_acpi: false, ..Policy::default() }).map(|_| ()).unwrap_err();
+    assert_eq!(strict.check, Check::OsImage, "{strict}");
+}
