@@ -51,6 +51,9 @@ pub struct Danger {
     /// Run where no TEE protects the root keys from the host.
     #[serde(default)]
     pub run_without_tee: bool,
+    /// Believe hardware whose ACPI tables nobody can recompute; the guest's kernel runs code from them.
+    #[serde(default)]
+    pub accept_unchecked_acpi: bool,
     /// Certificate (DER or PEM) of a software TEE's vendor root. Evidence under it proves nothing about hardware.
     #[serde(default)]
     pub simulated_root: Option<PathBuf>,
@@ -221,5 +224,8 @@ mod tests {
         let shown: toml::Table = toml::from_str(&commented).unwrap();
         let known: toml::Table = toml::from_str(&toml::to_string(&all).unwrap()).unwrap();
         assert_eq!(shown.keys().collect::<Vec<_>>(), known.keys().collect::<Vec<_>>());
+        let danger = |table: &toml::Table| table["danger"].as_table().unwrap().keys().cloned().collect::<Vec<_>>();
+        assert_eq!(danger(&shown), ["accept_unchecked_acpi", "run_without_tee"]);
+        assert_eq!(danger(&known), danger(&shown), "simulated_root is shown in prose: it needs a file");
     }
 }

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::{SystemTime, UNIX_EPO
 
 use axum::{Router, routing::get};
 use dstack_api::{UserFacing, kms::KmsServer};
-use dstack_attestation::{TrustAnchorError, TrustAnchors};
+use dstack_attestation::{Policy, TrustAnchorError, TrustAnchors, Verifier};
 use dstack_attester::{Attester, AttesterError};
 use dstack_authorization::{AllowListError, Authorizer, WatchedAllowList};
 use dstack_ra_tls::{
@@ -114,7 +114,7 @@ impl Server {
     pub async fn open(settings: Settings) -> Result<Self, StartError> {
         let attest = open_tee(&settings)?;
         let attest: &Attest<'_> = &attest;
-        let anchors = trust_anchors(&settings)?;
+        let verifier = Verifier::new(trust_anchors(&settings)?, evidence_policy(&settings));
         let authorizer = Authorizer::allow_list(WatchedAllowList::open(&settings.file.allow_list)?);
         let collateral = collateral_client(&settings.file.collateral_url)?;
         let now = unix_now();
@@ -123,7 +123,7 @@ impl Server {
         let config = tls::server(&identity, store.temp.certificate_der()).map_err(|error| StartError::Tls { reason: error.to_string() })?;
         let listener = Listener::tls(settings.file.listen, config).await?;
         let verification =
-            Verification::new(anchors, collateral, settings.file.max_verifications, settings.file.verified_cache_entries);
+            Verification::new(verifier, collateral, settings.file.max_verifications, settings.file.verified_cache_entries);
         let max_seconds = u64::from(settings.file.max_certificate_days) * 24 * 3600;
         let rules = CertificateRules { kms_domain: settings.domain, max_seconds };
         let kms = Kms { store, authorizer, verification, rules, audit: Audit::new() };
@@ -160,6 +160,15 @@ fn trust_anchors(settings: &Settings) -> Result<TrustAnchors, StartError> {
     tracing::warn!(setting = "danger.simulated_root", path = %path.display(), "evidence of a software TEE is believed");
     let anchors = TrustAnchors::hardware().danger_simulated_root(der.clone());
     anchors.map_err(|source| StartError::SimulatedRoot { path: path.clone(), source })
+}
+
+/// What evidence must show whoever it is of. TCB status and advisories are the allow list's business.
+fn evidence_policy(settings: &Settings) -> Policy {
+    let accept_unchecked_acpi = settings.file.danger.accept_unchecked_acpi;
+    if accept_unchecked_acpi {
+        tracing::warn!(setting = "danger.accept_unchecked_acpi", "ACPI tables of guests are not checked");
+    }
+    Policy { accept_unchecked_acpi, ..Policy::default() }
 }
 
 fn collateral_client(url: &str) -> Result<CollateralClient, StartError> {

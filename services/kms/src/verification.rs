@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use dstack_api::{RpcError, UserFacing};
-use dstack_attestation::{Evidence, Policy, TrustAnchors, VerifiedEvidence, Verifier, VerifyError};
+use dstack_attestation::{Evidence, VerifiedEvidence, Verifier, VerifyError};
 use dstack_ra_tls::{
     CertRequest, CertificateError, CsrError, RaTlsCertificate,
     collateral::{CollateralClient, FetchError},
@@ -90,9 +90,7 @@ pub(crate) struct Verification {
 }
 
 impl Verification {
-    pub(crate) fn new(anchors: TrustAnchors, collateral: CollateralClient, slots: usize, cache_entries: usize) -> Self {
-        // TCB status and advisories are the allow list's business.
-        let verifier = Verifier::new(anchors, Policy::default());
+    pub(crate) fn new(verifier: Verifier, collateral: CollateralClient, slots: usize, cache_entries: usize) -> Self {
         Self { verifier, collateral, cache: EvidenceCache::new(cache_entries), slots: Semaphore::new(slots) }
     }
 

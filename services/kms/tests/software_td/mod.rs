@@ -1,0 +1,255 @@
+//! A KMS on a free port beside a software TEE, and guests with genuine simulated quotes.
+#![allow(clippy::unwrap_used, clippy::expect_used, dead_code, unreachable_pub, missing_docs, reason = "tests panic on purpose; not every test uses everything")]
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use dstack_api::kms::{Empty, KmsClient};
+use dstack_attestation::{AcpiSource, Attestation, DocumentReference, ImageReference as _, bound_measurement};
+use dstack_event_log::{EventVersion, RuntimeEvent, names, replay};
+use dstack_kms::{Server, config::{ConfigFile, Danger, Settings}};
+use dstack_manifest::{AppId, ComposeHash, InstanceId, MeasurementDocument, OsImageHash, VmConfig, mr_config_id_v1};
+use dstack_ra_tls::{
+    CertKey, CertificateAuthority, LeafProfile, Validity, ra_tls_report_data,
+    tls::{self, Identity},
+    usage,
+};
+use dstack_rpc::{Client, Endpoint};
+use dstack_tee_simulator::{Config, Daemon, QuoteBody, QuotingEnclave, Vendor};
+use sha2::{Digest as _, Sha256};
+use tokio::{sync::oneshot, task::JoinHandle};
+
+const MEASUREMENT: &[u8] = include_bytes!("../../../../crates/measurement/tests/testdata/tdx/image1.measurement.tdx.cbor");
+
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+/// A task that ends with its owner.
+pub struct Running {
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    fn start<F: Future<Output = ()> + Send + 'static>(serve: impl FnOnce(oneshot::Receiver<()>) -> F) -> Self {
+        let (stop, stopped) = oneshot::channel();
+        Self { stop: Some(stop), task: tokio::spawn(serve(stopped)) }
+    }
+
+    pub async fn stop(mut self) {
+        drop(self.stop.take());
+        self.task.await.unwrap();
+    }
+}
+
+/// Vendor, collateral service and the files of one KMS.
+pub struct Stack {
+    directory: tempfile::TempDir,
+    pub vendor: Arc<Vendor>,
+    pub collateral_url: String,
+    _daemon: Running,
+}
+
+pub struct Kms {
+    pub url: String,
+    running: Running,
+}
+
+impl Kms {
+    pub async fn stop(self) {
+        self.running.stop().await;
+    }
+
+    /// A client that shows `identity` and trusts whoever answers.
+    pub fn anonymous(&self) -> Client {
+        Client::new(Endpoint::parse(&self.url).unwrap()).with_tls(tls::danger_unverified_client().unwrap())
+    }
+
+    /// The way of a guest: temporary authority, certificate with evidence, connection pinned to the root.
+    pub async fn connect(&self, guest: &Guest) -> KmsClient<Client> {
+        let answer = KmsClient(self.anonymous()).get_temp_ca_cert(&Empty {}).await.unwrap();
+        let authority = CertificateAuthority::load(&answer.temp_ca_cert, CertKey::from_pem(&answer.temp_ca_key).unwrap()).unwrap();
+        let identity = guest.identity(&authority);
+        let config = tls::pinned_client(&der_of(&answer.ca_cert), usage::KMS_RPC, Some(&identity)).unwrap();
+        KmsClient(Client::new(Endpoint::parse(&self.url).unwrap()).with_tls(config))
+    }
+}
+
+pub fn der_of(pem: &str) -> rustls_pki_types::CertificateDer<'static> {
+    use rustls_pki_types::pem::PemObject as _;
+    rustls_pki_types::CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()
+}
+
+impl Stack {
+    pub async fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let config = Config {
+            state_dir: directory.path().join("tee"),
+            control_socket: directory.path().join("tee.sock"),
+            collateral_listen: ([127, 0, 0, 1], 0).into(),
+            kernel_vsock: false,
+            pid_file: PathBuf::new(),
+        };
+        let daemon = Daemon::open(&config).await.unwrap();
+        let (vendor, collateral_url) = (Arc::clone(daemon.vendor()), format!("http://{}", daemon.addresses().collateral));
+        let running = Running::start(|stopped| daemon.serve(async { drop(stopped.await) }));
+        let stack = Self { directory, vendor, collateral_url, _daemon: running };
+        stack.allow(&[&Guest::new(1)]);
+        stack
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Writes the allow list: these guests, their image, simulated evidence.
+    pub fn allow(&self, guests: &[&Guest]) {
+        let mut text = format!("version = 1\n[danger]\nallow_simulated = true\n[[os_images]]\nhash = \"{}\"\n", os_image_hash());
+        for guest in guests {
+            text.push_str(&format!(
+                "[[apps]]\napp_id = \"{}\"\ncompose_hashes = [\"{}\"]\nany_device = true\n",
+                guest.app_id, guest.compose_hash
+            ));
+        }
+        self.write_allow_list(&text);
+    }
+
+    pub fn write_allow_list(&self, text: &str) {
+        dstack_service::fs::write_atomic(self.path("allow.toml"), text.as_bytes(), 0o644).unwrap();
+    }
+
+    pub fn settings(&self) -> ConfigFile {
+        ConfigFile {
+            listen: ([127, 0, 0, 1], 0).into(),
+            cert_dir: self.path("kms"),
+            domain: "kms.test".into(),
+            allow_list: self.path("allow.toml"),
+            collateral_url: self.collateral_url.clone(),
+            ready_file: None,
+            max_certificate_days: 90,
+            max_verifications: 2,
+            verified_cache_entries: 16,
+            danger: Danger { run_without_tee: true, simulated_root: Some(self.path("tee/root.pem")), ..Danger::default() },
+        }
+    }
+
+    pub async fn kms(&self) -> Kms {
+        self.kms_with(self.settings()).await
+    }
+
+    pub async fn kms_with(&self, file: ConfigFile) -> Kms {
+        let server = Server::open(Settings::check(file, Path::new("kms.toml")).unwrap()).await.unwrap();
+        let url = format!("https://{}/prpc", server.local_addr().unwrap());
+        let running = Running::start(|stopped| async move { server.run(async { drop(stopped.await) }).await.unwrap() });
+        Kms { url, running }
+    }
+
+    pub fn guest(&self, number: u8) -> Guest {
+        Guest { vendor: Some(Arc::clone(&self.vendor)), ..Guest::new(number) }
+    }
+}
+
+fn checksum_file() -> Vec<u8> {
+    format!("{}  measurement.tdx.cbor\n", hex::encode(Sha256::digest(MEASUREMENT))).into_bytes()
+}
+
+pub fn os_image_hash() -> OsImageHash {
+    OsImageHash::new(Sha256::digest(checksum_file()).into())
+}
+
+pub fn vm_config() -> VmConfig {
+    VmConfig {
+        spec_version: 1,
+        os_image_hash: Some(os_image_hash()),
+        cpu_count: 2,
+        memory_size: 2 << 30,
+        qemu_version: Some("10.0.0".into()),
+        num_nics: 1,
+        host_share_mode: "vhd".into(),
+        tdx_measurement: Some(MeasurementDocument { checksum_file: checksum_file(), measurement: MEASUREMENT.to_vec() }),
+        simulated_tee: Some("dstack-tdx".into()),
+        ..VmConfig::default()
+    }
+}
+
+/// A guest in a software TD. Tests change single fields before it connects.
+pub struct Guest {
+    pub vendor: Option<Arc<Vendor>>,
+    pub app_id: AppId,
+    pub compose_hash: ComposeHash,
+    pub instance_id: InstanceId,
+    pub vm_config: VmConfig,
+    /// Changes the TD report before it is quoted.
+    pub tamper_body: fn(&mut QuoteBody),
+    /// Changes the envelope after the quote.
+    pub tamper_envelope: fn(&mut Attestation),
+    /// Events after the identity.
+    pub boot_done: bool,
+    pub key: CertKey,
+}
+
+impl Guest {
+    pub fn new(number: u8) -> Self {
+        let app_id = AppId::new([number; 20]);
+        Self {
+            vendor: None,
+            app_id,
+            compose_hash: ComposeHash::new([number; 32]),
+            instance_id: InstanceId::derive(&[number; 20], &app_id),
+            vm_config: vm_config(),
+            tamper_body: |_| (),
+            tamper_envelope: |_| (),
+            boot_done: true,
+            key: CertKey::generate().unwrap(),
+        }
+    }
+
+    pub fn vm_config_text(&self) -> String {
+        serde_json::to_string(&self.vm_config).unwrap()
+    }
+
+    fn runtime_events(&self) -> Vec<RuntimeEvent> {
+        let event = |name: &str, payload: &[u8]| RuntimeEvent::new(name, payload, EventVersion::V1);
+        let mut events = vec![
+            event("system-preparing", b""),
+            event(names::APP_ID, self.app_id.as_bytes()),
+            event(names::COMPOSE_HASH, self.compose_hash.as_bytes()),
+            event(names::INSTANCE_ID, self.instance_id.as_bytes()),
+        ];
+        if self.boot_done {
+            events.push(event(names::BOOT_MR_DONE, b""));
+        }
+        events
+    }
+
+    /// Evidence that binds the key `spki`.
+    pub fn attest(&self, spki: &[u8]) -> Attestation {
+        let (_, image) = bound_measurement(&vm_config()).unwrap();
+        let Ok(launch) = DocumentReference.expected(&image, &vm_config(), AcpiSource::SoftwareTee) else { panic!("image1 is measured") };
+        let runtime_events = self.runtime_events();
+        let event_log: Vec<_> = runtime_events.iter().map(RuntimeEvent::to_event).collect();
+        let [.., rtmr3] = replay(&event_log).unwrap().0;
+        let [rtmr0, rtmr1, rtmr2] = launch.rtmr;
+        let report_data = ra_tls_report_data(spki);
+        let mut body = QuoteBody::new(launch.mrtd, [rtmr0, rtmr1, rtmr2, rtmr3], mr_config_id_v1(&self.compose_hash), report_data);
+        (self.tamper_body)(&mut body);
+        let vendor = self.vendor.as_ref().expect("a guest of a stack");
+        let quote = QuotingEnclave::new(vendor).quote(&body);
+        let config = serde_json::json!({ "vm_config": self.vm_config_text() }).to_string();
+        let mut attestation = Attestation { quote, event_log, runtime_events, report_data: body.report_data, config };
+        (self.tamper_envelope)(&mut attestation);
+        attestation
+    }
+
+    /// Client certificate with evidence under the temporary authority.
+    pub fn identity(&self, authority: &CertificateAuthority) -> Identity {
+        let spki = self.key.spki_der();
+        let profile = LeafProfile::guest_client(self.attest(&spki).stripped().encode());
+        let leaf = authority.issue_leaf(&spki, &profile, Validity::starting(now(), 3600)).unwrap();
+        Identity { chain: vec![leaf], key: CertKey::from_pem(&self.key.to_pem()).unwrap() }
+    }
+}
