@@ -1,1 +1,7 @@
-fn main() {}
+//! `dstack`: see the library's documentation.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    dstack_cli::run()
+}

@@ -81,6 +81,16 @@ impl TrustAnchors {
         self.simulated.is_some()
     }
 
+    /// The anchor that the certificate `der` is, if it is one of these. Says nothing about anybody's signature.
+    #[must_use]
+    pub fn find(&self, der: &[u8]) -> Option<AnchorKind> {
+        match &self.simulated {
+            _ if der == INTEL_ROOT_DER => Some(AnchorKind::Intel),
+            Some(root) if der == root => Some(AnchorKind::Simulated { fingerprint: Sha256::digest(root).into() }),
+            _ => None,
+        }
+    }
+
     /// The anchor to verify against, chosen by the root the collateral claims. A wrong claim only makes verification fail.
     pub(crate) fn select(&self, is_claimed: impl Fn(&[u8]) -> bool) -> (AnchorKind, Vec<u8>) {
         match &self.simulated {

@@ -1,0 +1,353 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const EXAMPLES: &str = "\
+Examples:
+  dstack up                                              start the local stack
+  dstack deploy -c docker-compose.yaml -n hello -e .env  run a compose file in a confidential VM
+  dstack verify hello --allow-simulated                  check its evidence
+  dstack down                                            stop everything";
+
+/// Run docker-compose files in confidential virtual machines, and verify them.
+#[derive(Debug, Parser)]
+#[command(name = "dstack", version, after_help = EXAMPLES, max_term_width = 110)]
+pub struct Arguments {
+    /// Print results as JSON.
+    #[arg(long, short = 'j', global = true)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start the local stack: supervisor, software TEE, KMS and VMM.
+    Up(UpArgs),
+    /// Stop the local stack and everything that runs on it.
+    Down(DownArgs),
+    /// Run a compose file in a new confidential VM.
+    Deploy(Box<DeployArgs>),
+    /// List the VMs.
+    Ps(VmmArgs),
+    /// Show the log of a VM.
+    Logs(LogsArgs),
+    /// Show a VM in detail.
+    Info(VmArgs),
+    /// Stop a VM.
+    Stop(StopArgs),
+    /// Start a stopped VM.
+    Start(StartArgs),
+    /// Remove VMs with their disks.
+    Rm(RmArgs),
+    /// Verify the evidence of an app and name what the verdict rests on.
+    Verify(VerifyArgs),
+    /// Build and list OS images.
+    #[command(subcommand)]
+    Os(OsCommand),
+    /// Work with container images.
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Compute what an OS image must measure to.
+    Measure(MeasureArgs),
+    /// Print the completions of a shell.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Options of `up`.
+#[derive(Debug, Args)]
+pub struct UpArgs {
+    /// Directory with the OS images, instead of the local stack's own.
+    #[arg(long, value_name = "DIR", env = "DSTACK_IMAGES")]
+    pub images: Option<PathBuf>,
+    /// Seconds that each service gets until it answers.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub timeout: u64,
+}
+
+/// Options of `down`.
+#[derive(Debug, Args)]
+pub struct DownArgs {
+    /// Remove VMs, disks, keys and configuration as well; packed images and OS images stay.
+    #[arg(long)]
+    pub purge: bool,
+    /// Do not wait for guests to shut down.
+    #[arg(long)]
+    pub now: bool,
+}
+
+/// Which VMM to talk to.
+#[derive(Debug, Clone, Args)]
+pub struct VmmArgs {
+    /// Address of a VMM (`http://host:port` or `unix:/path`); default is the local stack.
+    #[arg(long, value_name = "URL", env = "DSTACK_VMM_URL")]
+    pub vmm: Option<String>,
+    /// File with the VMM's access token.
+    #[arg(long, value_name = "FILE", env = "DSTACK_VMM_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
+}
+
+/// Options of `deploy`.
+#[derive(Debug, Args)]
+pub struct DeployArgs {
+    /// The compose file.
+    #[arg(short = 'c', long = "compose", value_name = "FILE", default_value = "docker-compose.yaml")]
+    pub compose: PathBuf,
+    /// Name of the app; default is the compose file's `name` or its folder.
+    #[arg(short = 'n', long)]
+    pub name: Option<String>,
+    /// Environment file with secrets; sealed here, opened only inside the VM.
+    #[arg(short = 'e', long, value_name = "FILE")]
+    pub env_file: Option<PathBuf>,
+    /// OS image; default is the newest one of the VMM.
+    #[arg(long, value_name = "NAME")]
+    pub image: Option<String>,
+    /// OCI archive with container images to carry into the VM.
+    #[arg(long = "image-archive", value_name = "FILE")]
+    pub image_archives: Vec<PathBuf>,
+    /// Publish a port: GUEST, HOST:GUEST, PROTO:HOST:GUEST or PROTO:ADDRESS:HOST:GUEST; HOST may be `auto`.
+    /// Replaces what the compose file publishes for that guest port.
+    #[arg(short = 'p', long = "port", value_name = "SPEC")]
+    pub ports: Vec<String>,
+    /// Virtual CPUs.
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub vcpu: u32,
+    /// Memory, such as 2G or 1536M; a bare number is MiB.
+    #[arg(long, value_name = "SIZE", default_value = "2G")]
+    pub memory: String,
+    /// Data disk, such as 10G; a bare number is GiB.
+    #[arg(long, value_name = "SIZE", default_value = "10G")]
+    pub disk: String,
+    /// Return as soon as the VM is accepted.
+    #[arg(long)]
+    pub no_wait: bool,
+    /// Seconds to wait for the boot, and again for the first HTTP answer.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    pub timeout: u64,
+    /// Do not ask before the allow list is extended.
+    #[arg(short = 'y', long)]
+    pub yes: bool,
+    /// Write app-compose.json to FILE (`-` is stdout), show its hash, and stop.
+    #[arg(long, value_name = "FILE")]
+    pub dry_run: Option<PathBuf>,
+    /// Address of the KMS, as the guest reaches it; needed for a VMM that is not local.
+    #[arg(long, value_name = "URL")]
+    pub kms_url: Option<String>,
+    /// PEM file with the root certificate of the KMS; needed for a VMM that is not local.
+    #[arg(long, value_name = "FILE")]
+    pub kms_ca: Option<PathBuf>,
+    /// The VMM.
+    #[command(flatten)]
+    pub vmm: VmmArgs,
+}
+
+/// One VM.
+#[derive(Debug, Args)]
+pub struct VmArgs {
+    /// Name, VM id or app id; the first digits of an id suffice.
+    pub name: String,
+    /// The VMM.
+    #[command(flatten)]
+    pub vmm: VmmArgs,
+}
+
+/// Options of `stop`.
+#[derive(Debug, Args)]
+pub struct StopArgs {
+    /// Which VM.
+    #[command(flatten)]
+    pub vm: VmArgs,
+    /// Cut the power instead of asking the guest.
+    #[arg(short = 'f', long)]
+    pub force: bool,
+    /// Seconds that the guest gets before its power is cut.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub timeout: u64,
+}
+
+/// Options of `start`.
+#[derive(Debug, Args)]
+pub struct StartArgs {
+    /// Which VM.
+    #[command(flatten)]
+    pub vm: VmArgs,
+    /// Return at once.
+    #[arg(long)]
+    pub no_wait: bool,
+    /// Seconds to wait for the boot.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    pub timeout: u64,
+}
+
+/// Options of `rm`.
+#[derive(Debug, Args)]
+pub struct RmArgs {
+    /// Names, VM ids or app ids.
+    #[arg(required = true)]
+    pub names: Vec<String>,
+    /// Stop a running VM first, and do not ask.
+    #[arg(short = 'f', long)]
+    pub force: bool,
+    /// The VMM.
+    #[command(flatten)]
+    pub vmm: VmmArgs,
+}
+
+/// Options of `logs`.
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    /// Which VM.
+    #[command(flatten)]
+    pub vm: VmArgs,
+    /// Go on until interrupted.
+    #[arg(short = 'f', long)]
+    pub follow: bool,
+    /// Last lines to show.
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    pub lines: u32,
+    /// Which of the VM's logs.
+    #[arg(long, value_enum, default_value_t = Channel::Serial)]
+    pub channel: Channel,
+}
+
+/// A VM's logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Channel {
+    /// The guest's console.
+    Serial,
+    /// What QEMU printed.
+    Stdout,
+    /// What QEMU complained about.
+    Stderr,
+}
+
+/// Options of `verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// URL of an app, name of a VM of the local stack, or a saved evidence file (`-` is stdin).
+    #[arg(value_name = "URL|NAME|FILE")]
+    pub source: String,
+    /// Count evidence of a software TEE as success. It proves nothing about hardware.
+    #[arg(long)]
+    pub allow_simulated: bool,
+    /// The challenge, hex, at most 64 bytes: sent to a URL, expected in a file. Default for a URL is a fresh one.
+    #[arg(long, value_name = "HEX")]
+    pub nonce: Option<String>,
+    /// Verification policy: trust anchors, reference values, expectations.
+    #[arg(long, visible_alias = "policy", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Fetch nothing from vendors; the collateral must be in the evidence file or in the configuration.
+    #[arg(long)]
+    pub offline: bool,
+    /// Save the evidence with its collateral, to be verified again anywhere.
+    #[arg(long, value_name = "FILE")]
+    pub save: Option<PathBuf>,
+}
+
+/// Commands about OS images.
+#[derive(Debug, Subcommand)]
+pub enum OsCommand {
+    /// Build an OS image from pinned packages.
+    Build(OsBuildArgs),
+    /// Renew the lock file from what the archive offers now.
+    Lock(OsLockArgs),
+    /// List the OS images.
+    List {
+        /// Directory with the images.
+        #[arg(long, value_name = "DIR", env = "DSTACK_IMAGES")]
+        images: Option<PathBuf>,
+    },
+}
+
+/// A flavour of the OS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Flavor {
+    /// For real TEEs; contains no simulator.
+    Production,
+    /// May run under the software TEE.
+    Development,
+}
+
+/// Options of `os build`.
+#[derive(Debug, Args)]
+pub struct OsBuildArgs {
+    /// Which flavour.
+    #[arg(long, value_enum, default_value_t = Flavor::Production)]
+    pub flavor: Flavor,
+    /// Directory to put the image into.
+    #[arg(long, value_name = "DIR", env = "DSTACK_IMAGES")]
+    pub images: Option<PathBuf>,
+    /// Folder of the recipe.
+    #[arg(long, value_name = "DIR")]
+    pub recipe: Option<PathBuf>,
+    /// Folder with the guest's programs, built for this flavour; default is to build them with cargo.
+    #[arg(long, value_name = "DIR")]
+    pub guest_bin: Option<PathBuf>,
+    /// Build even if an image of the same inputs is there.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Options of `os lock`.
+#[derive(Debug, Args)]
+pub struct OsLockArgs {
+    /// Folder of the recipe.
+    #[arg(long, value_name = "DIR")]
+    pub recipe: Option<PathBuf>,
+}
+
+/// Commands about container images.
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Pack OCI archives into a read-only volume with a verity root.
+    Pack {
+        /// OCI archives.
+        #[arg(required = true, value_name = "FILE")]
+        archives: Vec<PathBuf>,
+        /// Directory to put the volume into; default is the local stack's.
+        #[arg(short = 'o', long, value_name = "DIR")]
+        output: Option<PathBuf>,
+    },
+}
+
+/// Options of `measure`.
+#[derive(Debug, Args)]
+pub struct MeasureArgs {
+    /// Directory of the OS image, or the name of one in the local store.
+    pub image: String,
+    /// Virtual CPUs.
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub vcpu: u32,
+    /// Memory, such as 2G or 1536M; a bare number is MiB.
+    #[arg(long, value_name = "SIZE", default_value = "2G")]
+    pub memory: String,
+    /// Version of the QEMU that starts the VM.
+    #[arg(long, value_name = "VERSION", default_value = "10.0.0")]
+    pub qemu: String,
+    /// Read-only data volumes.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub volumes: u32,
+    /// Network cards.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub nics: u32,
+    /// Print the boot events as well.
+    #[arg(long)]
+    pub events: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Arguments::command().debug_assert();
+    }
+}
