@@ -26,6 +26,8 @@ pub enum Check {
     MrConfigId,
     /// MRTD and RTMR0 to RTMR2 are those of the OS image named by `os_image_hash`.
     OsImage,
+    /// The `os-image-hash` event names that image.
+    OsImageEvent,
 }
 
 impl Check {
@@ -43,6 +45,7 @@ impl Check {
             Self::Identity => "identity",
             Self::MrConfigId => "mr-config-id",
             Self::OsImage => "os-image",
+            Self::OsImageEvent => "os-image-event",
         }
     }
 }

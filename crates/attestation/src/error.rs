@@ -160,6 +160,7 @@ impl UserFacing for VerifyError {
             Check::Identity => "attestation/identity",
             Check::MrConfigId => "attestation/mr-config-id",
             Check::OsImage => "attestation/os-image",
+            Check::OsImageEvent => "attestation/os-image-event",
         }
     }
 

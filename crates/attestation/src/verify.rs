@@ -138,11 +138,9 @@ impl Verifier {
         let parsed = config.ok().flatten();
         match outcome {
             Ok(proven) => {
-                if let Some(measured) = claims.measured_os_image_hash.filter(|measured| *measured != proven.os_image_hash) {
-                    return Err(run.refuse(Check::OsImage, Reason::MeasuredImage { measured, proven: proven.os_image_hash }));
-                }
                 let caveat = if proven.acpi_tables_computed { "" } else { "; the content of its ACPI tables was not checked" };
                 run.report.pass(Check::OsImage, format!("os image {}{caveat}", proven.os_image_hash));
+                self.check_image_event(run, claims, proven.os_image_hash)?;
                 Ok((parsed, Some(proven)))
             }
             Err(reason) if self.policy.image == ImageRule::WherePossible && cannot_be_checked(&reason) => {
@@ -151,6 +149,22 @@ impl Verifier {
             }
             Err(reason) => Err(run.refuse(Check::OsImage, reason)),
         }
+    }
+
+    /// The image a KMS told the guest must be the one that the registers prove; a relying party that only reports may go on.
+    fn check_image_event(&self, run: &mut Run, claims: &Claims, proven: OsImageHash) -> Result<(), VerifyError> {
+        match claims.measured_os_image_hash {
+            None => run.report.skip(Check::OsImageEvent, "the guest has not measured an image hash"),
+            Some(measured) if measured == proven => run.report.pass(Check::OsImageEvent, "equals the proven image"),
+            Some(measured) => {
+                let reason = Reason::MeasuredImage { measured, proven };
+                if self.policy.image == ImageRule::Required {
+                    return Err(run.refuse(Check::OsImageEvent, reason));
+                }
+                run.report.skip(Check::OsImageEvent, reason.to_string());
+            }
+        }
+        Ok(())
     }
 
     fn prove_image(&self, config: &VmConfig, (fields, log): (&TdFields, &EventLog), simulated: bool) -> Result<ProvenImage, Reason> {

@@ -185,6 +185,10 @@ fn genuine_guest_is_verified_with_its_os_image() {
 
     assert!(!verified.is_simulated() && !verified.acpi_tables_computed());
     assert_eq!(verified.os_image_hash().unwrap().to_string(), "e6f5cfec20c02e7b97baa213d0f718020b55e040172d90ccbcb946d56c8b09db");
+    // The file's vm_config was renewed after the guest had measured the image under its pre-release hash.
+    assert!(!verified.report().passed(Check::OsImageEvent));
+    let strict = verify(Policy { accept_unchecked_acpi: true, ..Policy::default() }).map(|_| ()).unwrap_err();
+    assert_eq!(strict.check, Check::OsImageEvent, "{strict}");
     let strict = verify(Policy { accept_unchecked_acpi: false, ..Policy::default() }).map(|_| ()).unwrap_err();
     assert_eq!(strict.check, Check::OsImage, "{strict}");
 }
