@@ -14,7 +14,7 @@ Examples:
 /// Run docker-compose files in confidential virtual machines, and verify them.
 #[derive(Debug, Parser)]
 #[command(name = "dstack", version, after_help = EXAMPLES, max_term_width = 110)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Print results as JSON.
     #[arg(long, short = 'j', global = true)]
     pub json: bool,
@@ -25,7 +25,7 @@ pub struct Arguments {
 
 /// The commands.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Start the local stack: supervisor, software TEE, KMS and VMM.
     Up(UpArgs),
     /// Stop the local stack and everything that runs on it.
@@ -63,7 +63,7 @@ pub enum Command {
 
 /// Options of `up`.
 #[derive(Debug, Args)]
-pub struct UpArgs {
+pub(crate) struct UpArgs {
     /// Directory with the OS images, instead of the local stack's own.
     #[arg(long, value_name = "DIR", env = "DSTACK_IMAGES")]
     pub images: Option<PathBuf>,
@@ -74,7 +74,7 @@ pub struct UpArgs {
 
 /// Options of `down`.
 #[derive(Debug, Args)]
-pub struct DownArgs {
+pub(crate) struct DownArgs {
     /// Remove VMs, disks, keys and configuration as well; packed images and OS images stay.
     #[arg(long)]
     pub purge: bool,
@@ -85,7 +85,7 @@ pub struct DownArgs {
 
 /// Which VMM to talk to.
 #[derive(Debug, Clone, Args)]
-pub struct VmmArgs {
+pub(crate) struct VmmArgs {
     /// Address of a VMM (`http://host:port` or `unix:/path`); default is the local stack.
     #[arg(long, value_name = "URL", env = "DSTACK_VMM_URL")]
     pub vmm: Option<String>,
@@ -96,7 +96,7 @@ pub struct VmmArgs {
 
 /// Options of `deploy`.
 #[derive(Debug, Args)]
-pub struct DeployArgs {
+pub(crate) struct DeployArgs {
     /// The compose file.
     #[arg(short = 'c', long = "compose", value_name = "FILE", default_value = "docker-compose.yaml")]
     pub compose: PathBuf,
@@ -150,7 +150,7 @@ pub struct DeployArgs {
 
 /// One VM.
 #[derive(Debug, Args)]
-pub struct VmArgs {
+pub(crate) struct VmArgs {
     /// Name, VM id or app id; the first digits of an id suffice.
     pub name: String,
     /// The VMM.
@@ -160,7 +160,7 @@ pub struct VmArgs {
 
 /// Options of `stop`.
 #[derive(Debug, Args)]
-pub struct StopArgs {
+pub(crate) struct StopArgs {
     /// Which VM.
     #[command(flatten)]
     pub vm: VmArgs,
@@ -174,7 +174,7 @@ pub struct StopArgs {
 
 /// Options of `start`.
 #[derive(Debug, Args)]
-pub struct StartArgs {
+pub(crate) struct StartArgs {
     /// Which VM.
     #[command(flatten)]
     pub vm: VmArgs,
@@ -188,7 +188,7 @@ pub struct StartArgs {
 
 /// Options of `rm`.
 #[derive(Debug, Args)]
-pub struct RmArgs {
+pub(crate) struct RmArgs {
     /// Names, VM ids or app ids.
     #[arg(required = true)]
     pub names: Vec<String>,
@@ -202,7 +202,7 @@ pub struct RmArgs {
 
 /// Options of `logs`.
 #[derive(Debug, Args)]
-pub struct LogsArgs {
+pub(crate) struct LogsArgs {
     /// Which VM.
     #[command(flatten)]
     pub vm: VmArgs,
@@ -219,7 +219,7 @@ pub struct LogsArgs {
 
 /// A VM's logs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Channel {
+pub(crate) enum Channel {
     /// The guest's console.
     Serial,
     /// What QEMU printed.
@@ -230,7 +230,7 @@ pub enum Channel {
 
 /// Options of `verify`.
 #[derive(Debug, Args)]
-pub struct VerifyArgs {
+pub(crate) struct VerifyArgs {
     /// URL of an app, name of a VM of the local stack, or a saved evidence file (`-` is stdin).
     #[arg(value_name = "URL|NAME|FILE")]
     pub source: String,
@@ -253,7 +253,7 @@ pub struct VerifyArgs {
 
 /// Commands about OS images.
 #[derive(Debug, Subcommand)]
-pub enum OsCommand {
+pub(crate) enum OsCommand {
     /// Build an OS image from pinned packages.
     Build(OsBuildArgs),
     /// Renew the lock file from what the archive offers now.
@@ -268,7 +268,7 @@ pub enum OsCommand {
 
 /// A flavour of the OS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Flavor {
+pub(crate) enum Flavor {
     /// For real TEEs; contains no simulator.
     Production,
     /// May run under the software TEE.
@@ -277,7 +277,7 @@ pub enum Flavor {
 
 /// Options of `os build`.
 #[derive(Debug, Args)]
-pub struct OsBuildArgs {
+pub(crate) struct OsBuildArgs {
     /// Which flavour.
     #[arg(long, value_enum, default_value_t = Flavor::Production)]
     pub flavor: Flavor,
@@ -297,7 +297,7 @@ pub struct OsBuildArgs {
 
 /// Options of `os lock`.
 #[derive(Debug, Args)]
-pub struct OsLockArgs {
+pub(crate) struct OsLockArgs {
     /// Folder of the recipe.
     #[arg(long, value_name = "DIR")]
     pub recipe: Option<PathBuf>,
@@ -305,7 +305,7 @@ pub struct OsLockArgs {
 
 /// Commands about container images.
 #[derive(Debug, Subcommand)]
-pub enum ImageCommand {
+pub(crate) enum ImageCommand {
     /// Pack OCI archives into a read-only volume with a verity root.
     Pack {
         /// OCI archives.
@@ -319,7 +319,7 @@ pub enum ImageCommand {
 
 /// Options of `measure`.
 #[derive(Debug, Args)]
-pub struct MeasureArgs {
+pub(crate) struct MeasureArgs {
     /// Directory of the OS image, or the name of one in the local store.
     pub image: String,
     /// Virtual CPUs.

@@ -6,14 +6,14 @@ use crate::failure::{Failure, Outcome};
 
 /// Whether somebody can answer.
 #[must_use]
-pub fn is_possible() -> bool {
+pub(crate) fn is_possible() -> bool {
     io::stdin().is_terminal() && io::stderr().is_terminal()
 }
 
 /// Asks a question; only `y` or `yes` goes on.
 ///
 /// Errors: the answer is no.
-pub fn confirm(question: &str) -> Outcome {
+pub(crate) fn confirm(question: &str) -> Outcome {
     let _no_terminal = write!(io::stderr().lock(), "{question} [y/N] ");
     let mut answer = String::new();
     let _end_of_input = io::stdin().read_line(&mut answer);

@@ -13,7 +13,7 @@ const MAX_BYTES: u64 = 2 << 20;
 /// Reads a file. A line with a name alone takes the value from `inherit`.
 ///
 /// Errors: unreadable, or a line that is not an assignment, with its number and without its value.
-pub fn read(path: &Path, inherit: &dyn Fn(&str) -> Option<String>) -> Outcome<Vec<EnvVar>> {
+pub(crate) fn read(path: &Path, inherit: &dyn Fn(&str) -> Option<String>) -> Outcome<Vec<EnvVar>> {
     let failed = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::NotFound => {
             Failure::usage("env/not-found", format!("there is no {}", path.display()), "name the environment file with -e FILE")

@@ -22,7 +22,7 @@ pub struct Failure {
 }
 
 /// What every command returns.
-pub type Outcome<T = ()> = Result<T, Failure>;
+pub(crate) type Outcome<T = ()> = Result<T, Failure>;
 
 impl Failure {
     /// An error with its three parts.

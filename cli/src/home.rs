@@ -6,7 +6,7 @@ use crate::failure::{Failure, Outcome};
 
 /// `$DSTACK_HOME`, default `$XDG_STATE_HOME/dstack` or `~/.local/state/dstack`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Home {
+pub(crate) struct Home {
     root: PathBuf,
 }
 
@@ -14,7 +14,7 @@ impl Home {
     /// From the environment.
     ///
     /// Errors: none of the variables is set, or the path is not absolute.
-    pub fn from_env() -> Outcome<Self> {
+    pub(crate) fn from_env() -> Outcome<Self> {
         let var = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let root = var("DSTACK_HOME")
             .or_else(|| var("XDG_STATE_HOME").map(|state| state.join("dstack")))
@@ -30,56 +30,57 @@ impl Home {
     }
 
     /// A stack somewhere else.
+    #[cfg(test)]
     #[must_use]
-    pub fn at(root: impl Into<PathBuf>) -> Self {
+    pub(crate) fn at(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
     }
 
     /// The directory itself.
     #[must_use]
-    pub fn root(&self) -> &Path {
+    pub(crate) fn root(&self) -> &Path {
         &self.root
     }
 
     /// What `dstack up` decided: ports and addresses.
     #[must_use]
-    pub fn stack_file(&self) -> PathBuf {
+    pub(crate) fn stack_file(&self) -> PathBuf {
         self.root.join("stack.toml")
     }
 
     /// How evidence of this stack is to be judged.
     #[must_use]
-    pub fn verify_file(&self) -> PathBuf {
+    pub(crate) fn verify_file(&self) -> PathBuf {
         self.root.join("verify.toml")
     }
 
     /// OS images.
     #[must_use]
-    pub fn images(&self) -> PathBuf {
+    pub(crate) fn images(&self) -> PathBuf {
         self.root.join("images")
     }
 
     /// Packed container images.
     #[must_use]
-    pub fn volumes(&self) -> PathBuf {
+    pub(crate) fn volumes(&self) -> PathBuf {
         self.root.join("volumes")
     }
 
     /// Logs of the services.
     #[must_use]
-    pub fn logs(&self) -> PathBuf {
+    pub(crate) fn logs(&self) -> PathBuf {
         self.root.join("logs")
     }
 
     /// The supervisor's API.
     #[must_use]
-    pub fn supervisor_socket(&self) -> PathBuf {
+    pub(crate) fn supervisor_socket(&self) -> PathBuf {
         self.root.join("supervisor.sock")
     }
 
     /// A directory of one service.
     #[must_use]
-    pub fn service(&self, name: &str) -> PathBuf {
+    pub(crate) fn service(&self, name: &str) -> PathBuf {
         self.root.join(name)
     }
 }

@@ -12,7 +12,7 @@ use crate::failure::{Failure, Outcome};
 
 /// Client of a KMS; every answer comes from a server whose certificate ends in the root.
 #[derive(Debug, Clone)]
-pub struct Kms {
+pub(crate) struct Kms {
     client: KmsClient<Client>,
     root: CertificateDer<'static>,
     url: String,
@@ -22,7 +22,7 @@ impl Kms {
     /// Pins the KMS at `url` to the root certificate in the PEM file `ca`. Nothing is contacted yet.
     ///
     /// Errors: the address or the certificate cannot be read.
-    pub fn connect(url: &str, ca: &Path) -> Outcome<Self> {
+    pub(crate) fn connect(url: &str, ca: &Path) -> Outcome<Self> {
         let root = read_certificate(ca)?;
         let tls = dstack_ra_tls::tls::pinned_client(&root, dstack_ra_tls::usage::KMS_RPC, None);
         let tls = tls.map_err(|error| {
@@ -36,14 +36,14 @@ impl Kms {
     /// What the KMS says about itself.
     ///
     /// Errors: not reachable, or another KMS.
-    pub async fn meta(&self) -> Outcome<GetMetaResponse> {
+    pub(crate) async fn meta(&self) -> Outcome<GetMetaResponse> {
         self.client.get_meta(&Default::default()).await.map_err(Failure::rpc)
     }
 
     /// `key_provider_id` of apps that rely on this KMS: hex SPKI DER of its root.
     ///
     /// Errors: the root certificate is malformed.
-    pub fn provider_id(&self) -> Outcome<String> {
+    pub(crate) fn provider_id(&self) -> Outcome<String> {
         spki(&self.root)
             .map(hex::encode)
             .ok_or_else(|| Failure::new("kms/bad-ca", "the root certificate of the KMS is malformed", "fetch it again"))
@@ -52,7 +52,7 @@ impl Kms {
     /// The key that secrets of `app_id` are sealed to, with the KMS's fresh signature verified.
     ///
     /// Errors: not reachable, or a signature that is not this KMS's.
-    pub async fn env_key(&self, app_id: &AppId) -> Outcome<EnvPublicKey> {
+    pub(crate) async fn env_key(&self, app_id: &AppId) -> Outcome<EnvPublicKey> {
         let meta = self.meta().await?;
         let answer =
             self.client.get_app_env_encrypt_pub_key(&WireAppId { app_id: app_id.as_bytes().to_vec() }).await.map_err(Failure::rpc)?;
@@ -75,7 +75,7 @@ impl Kms {
 /// A certificate from a PEM or DER file.
 ///
 /// Errors: unreadable, or not a certificate.
-pub fn read_certificate(path: &Path) -> Outcome<CertificateDer<'static>> {
+pub(crate) fn read_certificate(path: &Path) -> Outcome<CertificateDer<'static>> {
     let bytes = std::fs::read(path).map_err(|error| Failure::io("reading", path, &error))?;
     if bytes.first() == Some(&0x30) {
         return Ok(CertificateDer::from(bytes));
@@ -92,7 +92,7 @@ pub fn read_certificate(path: &Path) -> Outcome<CertificateDer<'static>> {
 
 /// Subject public key info, DER.
 #[must_use]
-pub fn spki(certificate: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn spki(certificate: &[u8]) -> Option<Vec<u8>> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
     Some(parsed.public_key().raw.to_vec())
 }

@@ -12,7 +12,7 @@ use crate::failure::{Failure, Outcome};
 
 /// How a piece of text is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tone {
+pub(crate) enum Tone {
     /// It went well.
     Good,
     /// Read this.
@@ -27,18 +27,19 @@ pub enum Tone {
 
 /// Writes text with or without colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Palette {
+pub(crate) struct Palette {
     /// Whether escape sequences are written.
     pub is_coloured: bool,
 }
 
 impl Palette {
     /// Never any colour.
-    pub const PLAIN: Self = Self { is_coloured: false };
+    #[cfg(test)]
+    pub(crate) const PLAIN: Self = Self { is_coloured: false };
 
     /// `text` in a tone.
     #[must_use]
-    pub fn paint(self, tone: Tone, text: &str) -> String {
+    pub(crate) fn paint(self, tone: Tone, text: &str) -> String {
         if !self.is_coloured || text.is_empty() {
             return text.to_owned();
         }
@@ -55,7 +56,7 @@ impl Palette {
 
 /// Where and in which form a command writes.
 #[derive(Debug, Clone, Copy)]
-pub struct Output {
+pub(crate) struct Output {
     /// Machine-readable results.
     pub is_json: bool,
     /// For stdout.
@@ -69,7 +70,7 @@ pub struct Output {
 impl Output {
     /// Looks at the terminal and at `NO_COLOR`.
     #[must_use]
-    pub fn detect(is_json: bool) -> Self {
+    pub(crate) fn detect(is_json: bool) -> Self {
         let wanted =
             std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && std::env::var("TERM").map_or(true, |term| term != "dumb");
         let (out, err) = (io::stdout().is_terminal(), io::stderr().is_terminal());
@@ -82,7 +83,7 @@ impl Output {
     }
 
     /// Prints text that is a result.
-    pub fn print(&self, text: &str) {
+    pub(crate) fn print(&self, text: &str) {
         // A reader that went away (a pager, head) is no error of ours.
         let _reader_gone = writeln!(io::stdout().lock(), "{text}");
     }
@@ -90,7 +91,7 @@ impl Output {
     /// Prints `value` as JSON where that is wanted, else the text of `human`.
     ///
     /// Errors: a value that JSON cannot express; none of ours is.
-    pub fn result<T: Serialize>(&self, value: &T, human: impl FnOnce(Palette) -> String) -> Outcome {
+    pub(crate) fn result<T: Serialize>(&self, value: &T, human: impl FnOnce(Palette) -> String) -> Outcome {
         if self.is_json {
             let text = serde_json::to_string_pretty(value)
                 .map_err(|error| Failure::new("cli/internal", error.to_string(), "report this defect"))?;
@@ -105,19 +106,19 @@ impl Output {
     }
 
     /// Prints a remark for people; nothing in JSON mode.
-    pub fn note(&self, text: &str) {
+    pub(crate) fn note(&self, text: &str) {
         if !self.is_json {
             let _reader_gone = writeln!(io::stderr().lock(), "{text}");
         }
     }
 
     /// Prints a warning.
-    pub fn warn(&self, text: &str) {
+    pub(crate) fn warn(&self, text: &str) {
         let _reader_gone = writeln!(io::stderr().lock(), "{} {text}", self.error_palette.paint(Tone::Caution, "warning:"));
     }
 
     /// Prints how a command failed.
-    pub fn failure(&self, failure: &Failure) {
+    pub(crate) fn failure(&self, failure: &Failure) {
         let report = &failure.report;
         let text = if self.is_json {
             let error = serde_json::json!({ "code": report.code, "operation": report.operation, "cause": report.cause, "fix": report.fix });
@@ -133,7 +134,7 @@ impl Output {
 
 /// Aligned columns; the last one is not padded.
 #[must_use]
-pub fn table(palette: Palette, head: &[&str], rows: &[Vec<String>]) -> String {
+pub(crate) fn table(palette: Palette, head: &[&str], rows: &[Vec<String>]) -> String {
     let mut widths: Vec<usize> = head.iter().map(|cell| cell.chars().count()).collect();
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -158,7 +159,7 @@ pub fn table(palette: Palette, head: &[&str], rows: &[Vec<String>]) -> String {
 
 /// `label` and value lines with aligned values.
 #[must_use]
-pub fn fields(palette: Palette, rows: &[(&str, String)]) -> String {
+pub(crate) fn fields(palette: Palette, rows: &[(&str, String)]) -> String {
     let width = rows.iter().map(|(label, _)| label.chars().count()).max().unwrap_or(0);
     let lines = rows.iter().map(|(label, value)| {
         let label = format!("{label:width$}");
@@ -169,7 +170,7 @@ pub fn fields(palette: Palette, rows: &[(&str, String)]) -> String {
 
 /// Text of another trust domain for a terminal: no control characters, no line breaks, at most `limit` characters.
 #[must_use]
-pub fn printable(text: &str, limit: usize) -> String {
+pub(crate) fn printable(text: &str, limit: usize) -> String {
     let mut clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(limit).collect();
     if text.chars().count() > limit {
         clean.push('…');
@@ -179,7 +180,7 @@ pub fn printable(text: &str, limit: usize) -> String {
 
 /// `1234567` as `1.2 MB`.
 #[must_use]
-pub fn human_bytes(bytes: u64) -> String {
+pub(crate) fn human_bytes(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];
     if bytes < 1000 {
         return format!("{bytes} B");

@@ -13,11 +13,11 @@ use crate::{
 };
 
 /// Where the guest agent answers strangers.
-pub const AGENT_PORT: u16 = 8090;
+pub(crate) const AGENT_PORT: u16 = 8090;
 
 /// A wish to publish a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PortSpec {
+pub(crate) struct PortSpec {
     /// Transport.
     pub protocol: Protocol,
     /// Address of this machine.
@@ -67,7 +67,7 @@ impl FromStr for PortSpec {
 ///
 /// A `-p` for a guest port replaces the compose file's mapping of it. The agent goes to a free port unless `-p` says otherwise.
 #[must_use]
-pub fn plan(compose: &[ComposePort], wishes: &[PortSpec]) -> Vec<PortSpec> {
+pub(crate) fn plan(compose: &[ComposePort], wishes: &[PortSpec]) -> Vec<PortSpec> {
     let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let is_wished = |protocol, guest| wishes.iter().any(|wish| wish.protocol == protocol && wish.guest == guest);
     let from_compose = compose.iter().filter(|port| !is_wished(port.protocol, port.published));
@@ -83,7 +83,7 @@ pub fn plan(compose: &[ComposePort], wishes: &[PortSpec]) -> Vec<PortSpec> {
 /// Checks that ports are free on this machine and picks those left open.
 ///
 /// Errors: a port in use, or one that is asked for twice.
-pub fn resolve(specs: &[PortSpec]) -> Outcome<Vec<PortMapping>> {
+pub(crate) fn resolve(specs: &[PortSpec]) -> Outcome<Vec<PortMapping>> {
     // Sockets stay open until all ports are picked, so that none is picked twice.
     let mut held = Vec::new();
     let mut mappings = Vec::new();
@@ -130,7 +130,7 @@ fn cannot_bind(spec: &PortSpec, address: SocketAddr, error: &std::io::Error) -> 
 
 /// `127.0.0.1:8080 → 80`, TCP left out.
 #[must_use]
-pub fn describe(mapping: &PortMapping) -> String {
+pub(crate) fn describe(mapping: &PortMapping) -> String {
     let protocol = if mapping.protocol == "udp" { "/udp" } else { "" };
     let address = if mapping.host_address.is_empty() { "127.0.0.1" } else { &mapping.host_address };
     format!("{address}:{} → {}{protocol}", mapping.host_port, mapping.vm_port)

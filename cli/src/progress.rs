@@ -11,20 +11,20 @@ use crate::output::{Output, Tone, printable};
 
 /// Opens steps.
 #[derive(Debug, Clone, Copy)]
-pub struct Progress {
+pub(crate) struct Progress {
     output: Output,
 }
 
 impl Progress {
     /// Progress on stderr, in the form that `output` found fit. Silent in JSON mode.
     #[must_use]
-    pub fn new(output: Output) -> Self {
+    pub(crate) fn new(output: Output) -> Self {
         Self { output }
     }
 
     /// Starts a step.
     #[must_use]
-    pub fn step(&self, label: &str) -> Step {
+    pub(crate) fn step(&self, label: &str) -> Step {
         let bar = self.output.is_live.then(|| {
             let bar = ProgressBar::new_spinner();
             if let Ok(style) = ProgressStyle::with_template("{spinner:.cyan} {prefix} {msg:.dim} {elapsed:.dim}") {
@@ -45,7 +45,7 @@ impl Progress {
 
 /// A running step. Dropped without [`Step::done`] it failed.
 #[derive(Debug)]
-pub struct Step {
+pub(crate) struct Step {
     output: Output,
     label: String,
     detail: String,
@@ -56,7 +56,7 @@ pub struct Step {
 
 impl Step {
     /// Says what is happening now; repeated text is shown once.
-    pub fn update(&mut self, detail: &str) {
+    pub(crate) fn update(&mut self, detail: &str) {
         let detail = printable(detail, 80);
         if self.detail == detail {
             return;
@@ -69,12 +69,12 @@ impl Step {
     }
 
     /// Ends the step well. `result`: what came out, may be empty.
-    pub fn done(mut self, result: &str) {
+    pub(crate) fn done(mut self, result: &str) {
         self.finish("✓", Tone::Good, result);
     }
 
     /// Ends the step without work.
-    pub fn skipped(mut self, why: &str) {
+    pub(crate) fn skipped(mut self, why: &str) {
         self.finish("-", Tone::Quiet, why);
     }
 
@@ -107,6 +107,6 @@ impl Drop for Step {
 
 /// `1.2 s`, or milliseconds below one second.
 #[must_use]
-pub fn seconds(time: Duration) -> String {
+pub(crate) fn seconds(time: Duration) -> String {
     if time < Duration::from_secs(1) { format!("{} ms", time.as_millis()) } else { format!("{:.1} s", time.as_secs_f64()) }
 }

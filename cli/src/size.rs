@@ -6,7 +6,7 @@ const MIB: u64 = 1 << 20;
 
 /// The unit that a bare number has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BareUnit {
+pub(crate) enum BareUnit {
     /// For memory.
     Mebibytes,
     /// For disks.
@@ -16,7 +16,7 @@ pub enum BareUnit {
 /// Reads `2G`, `1536M`, `1T`, also with `B`, `iB`; returns bytes.
 ///
 /// Errors: anything else, zero, or more than 2^63 bytes.
-pub fn parse_size(option: &str, text: &str, bare: BareUnit) -> Outcome<u64> {
+pub(crate) fn parse_size(option: &str, text: &str, bare: BareUnit) -> Outcome<u64> {
     let fail = || {
         let fix = format!("write {option} as a number with M, G or T, such as 2G");
         Failure::usage("cli/bad-size", format!("`{text}` is not a size"), fix)
@@ -36,14 +36,14 @@ pub fn parse_size(option: &str, text: &str, bare: BareUnit) -> Outcome<u64> {
 /// In whole MiB, rounded up, for the wire.
 ///
 /// Errors: as [`parse_size`].
-pub fn parse_mib(option: &str, text: &str) -> Outcome<u32> {
+pub(crate) fn parse_mib(option: &str, text: &str) -> Outcome<u32> {
     wire(option, text, BareUnit::Mebibytes, MIB)
 }
 
 /// In whole GiB, rounded up, for the wire.
 ///
 /// Errors: as [`parse_size`].
-pub fn parse_gib(option: &str, text: &str) -> Outcome<u32> {
+pub(crate) fn parse_gib(option: &str, text: &str) -> Outcome<u32> {
     wire(option, text, BareUnit::Gibibytes, 1024 * MIB)
 }
 

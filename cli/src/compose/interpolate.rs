@@ -2,7 +2,7 @@
 
 /// What a compose file takes from its environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Variable {
+pub(crate) struct Variable {
     /// Its name.
     pub name: String,
     /// Whether every use has a default.
@@ -17,7 +17,7 @@ enum Part<'a> {
 
 /// Variables of `text` in order of first use. Lines that are comments do not count.
 #[must_use]
-pub fn variables(text: &str) -> Vec<Variable> {
+pub(crate) fn variables(text: &str) -> Vec<Variable> {
     let mut found: Vec<Variable> = Vec::new();
     for line in text.lines().filter(|line| !line.trim_start().starts_with('#')) {
         each_part(line, &mut |part| {
@@ -34,7 +34,7 @@ pub fn variables(text: &str) -> Vec<Variable> {
 
 /// `text` with its variables replaced; unknown ones without default become nothing, as in docker compose.
 #[must_use]
-pub fn interpolate(text: &str, lookup: &dyn Fn(&str) -> Option<String>) -> String {
+pub(crate) fn interpolate(text: &str, lookup: &dyn Fn(&str) -> Option<String>) -> String {
     let mut result = String::new();
     each_part(text, &mut |part| match part {
         Part::Text(text) => result.push_str(text),

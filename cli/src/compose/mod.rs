@@ -11,8 +11,8 @@ use std::{
 use serde::Deserialize;
 use serde_yaml_ng::Value;
 
-pub use interpolate::{Variable, interpolate, variables};
-pub use ports::{ComposePort, Protocol};
+pub(crate) use interpolate::{Variable, interpolate, variables};
+pub(crate) use ports::{ComposePort, Protocol};
 
 use crate::failure::{Failure, Outcome};
 
@@ -21,7 +21,7 @@ const MAX_COMPOSE_BYTES: u64 = 4 << 20;
 
 /// A checked compose file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ComposeFile {
+pub(crate) struct ComposeFile {
     /// The file's text, unchanged.
     pub text: String,
     /// The project's name, where the file gives one.
@@ -36,7 +36,7 @@ pub struct ComposeFile {
 
 /// One service.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Service {
+pub(crate) struct Service {
     /// Its name.
     pub name: String,
     /// Its image, variables not yet replaced.
@@ -73,7 +73,7 @@ impl ComposeFile {
     /// Reads and checks a file.
     ///
     /// Errors: unreadable, not YAML or not a compose file (with line and column), or something a VM cannot do.
-    pub fn read(path: &Path) -> Outcome<Self> {
+    pub(crate) fn read(path: &Path) -> Outcome<Self> {
         let size = std::fs::metadata(path).map_err(|error| not_found(path, &error))?.len();
         if size > MAX_COMPOSE_BYTES {
             return Err(Failure::new(
@@ -89,7 +89,7 @@ impl ComposeFile {
     /// Checks `text`, which came from `path`.
     ///
     /// Errors: as [`Self::read`].
-    pub fn parse(text: String, path: &Path) -> Outcome<Self> {
+    pub(crate) fn parse(text: String, path: &Path) -> Outcome<Self> {
         // Typed first: its errors carry positions.
         let typed: Document = serde_yaml_ng::from_str(&text).map_err(|error| syntax(path, &text, &error))?;
         let document = merged(&text).unwrap_or(typed);
@@ -123,7 +123,7 @@ impl ComposeFile {
     /// Ports that the services publish, with variables taken from `lookup`.
     ///
     /// Errors: an entry that cannot be read.
-    pub fn ports(&self, lookup: &dyn Fn(&str) -> Option<String>) -> Outcome<Vec<ComposePort>> {
+    pub(crate) fn ports(&self, lookup: &dyn Fn(&str) -> Option<String>) -> Outcome<Vec<ComposePort>> {
         let mut ports = Vec::new();
         for service in &self.services {
             for entry in &service.ports {

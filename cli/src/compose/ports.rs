@@ -12,7 +12,7 @@ const MAX_RANGE: u32 = 256;
 
 /// Transport of a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Protocol {
+pub(crate) enum Protocol {
     /// TCP.
     Tcp,
     /// UDP.
@@ -30,7 +30,7 @@ impl fmt::Display for Protocol {
 
 /// A port that a service publishes on the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ComposePort {
+pub(crate) struct ComposePort {
     /// Transport.
     pub protocol: Protocol,
     /// Port of the guest: what compose calls the host's port.

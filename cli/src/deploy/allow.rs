@@ -13,7 +13,7 @@ use crate::{
 
 /// What shall have keys.
 #[derive(Debug, Clone, Copy)]
-pub struct Subject<'a> {
+pub(super) struct Subject<'a> {
     /// Name of the app.
     pub name: &'a str,
     /// OS image it runs on.
@@ -27,7 +27,7 @@ pub struct Subject<'a> {
 /// Extends the allow list of a local stack after showing what it will allow; for other stacks shows what must be allowed.
 ///
 /// Errors: not confirmed, or the list cannot be changed.
-pub fn allow(vmm: &Vmm, subject: &Subject<'_>, is_confirmed: bool, output: Output) -> Outcome {
+pub(super) fn allow(vmm: &Vmm, subject: &Subject<'_>, is_confirmed: bool, output: Output) -> Outcome {
     let palette = output.error_palette;
     let Some(local) = &vmm.local else {
         let rows = [

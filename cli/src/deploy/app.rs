@@ -17,7 +17,7 @@ const VOLUME_TARGET: &str = "/run/dstack/volumes/0";
 /// The app's name: the option, the compose file's, or the folder's.
 ///
 /// Errors: a name that the VMM would refuse.
-pub fn name(option: Option<&str>, compose: &ComposeFile, path: &Path) -> Outcome<String> {
+pub(super) fn name(option: Option<&str>, compose: &ComposeFile, path: &Path) -> Outcome<String> {
     let folder = || {
         let path = std::path::absolute(path).ok()?;
         Some(path.parent()?.file_name()?.to_str()?.to_owned())
@@ -36,7 +36,13 @@ pub fn name(option: Option<&str>, compose: &ComposeFile, path: &Path) -> Outcome
 /// `kms_id`: pins the KMS, so that no other one can hand it keys.
 ///
 /// Errors: fields that contradict each other.
-pub fn build(name: &str, compose: &ComposeFile, vars: &[EnvVar], kms_id: &str, volume: Option<&PackedVolume>) -> Outcome<AppCompose> {
+pub(super) fn build(
+    name: &str,
+    compose: &ComposeFile,
+    vars: &[EnvVar],
+    kms_id: &str,
+    volume: Option<&PackedVolume>,
+) -> Outcome<AppCompose> {
     let mut document = AppComposeDocument::for_docker_compose(name, &compose.text);
     kms_id.clone_into(&mut document.key_provider_id);
     document.allowed_envs = vars.iter().map(|var| var.key.clone()).collect();

@@ -19,7 +19,7 @@ use crate::{
 /// Packs the archives that the options name into a volume of the local stack.
 ///
 /// Errors: a missing or malformed archive, a VMM that is not here, images that nothing uses.
-pub fn pack(args: &DeployArgs, vmm: &Vmm, compose: &ComposeFile, progress: &Progress) -> Outcome<Option<PackedVolume>> {
+pub(super) fn pack(args: &DeployArgs, vmm: &Vmm, compose: &ComposeFile, progress: &Progress) -> Outcome<Option<PackedVolume>> {
     if args.image_archives.is_empty() {
         return Ok(None);
     }

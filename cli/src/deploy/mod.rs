@@ -56,7 +56,7 @@ struct Deployed {
 /// Deploys a compose file.
 ///
 /// Errors: anything that stops it; what was not accepted by the VMM leaves nothing behind but packed volumes.
-pub async fn deploy(args: &DeployArgs, output: Output) -> Outcome {
+pub(crate) async fn deploy(args: &DeployArgs, output: Output) -> Outcome {
     let compose = ComposeFile::read(&args.compose)?;
     let vars = read_env(args)?;
     let name = app::name(args.name.as_deref(), &compose, &args.compose)?;

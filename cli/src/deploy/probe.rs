@@ -16,7 +16,7 @@ const MUTE_LIMIT: u32 = 3;
 /// Asks the URLs in turn until one gives an HTTP answer that is not a gateway's excuse.
 ///
 /// Returns the URL, its status and the Unix time in milliseconds; `None` when time is up or no port speaks HTTP.
-pub async fn wait_for_http(urls: &[String], patience: Duration, step: &mut Step) -> Option<(String, StatusCode, u64)> {
+pub(super) async fn wait_for_http(urls: &[String], patience: Duration, step: &mut Step) -> Option<(String, StatusCode, u64)> {
     let end = Instant::now() + patience;
     let mut mute: Vec<u32> = vec![0; urls.len()];
     let mut last = None;
@@ -74,7 +74,7 @@ mod tests {
         let output = Output { is_json: true, palette: Palette::PLAIN, error_palette: Palette::PLAIN, is_live: false };
         let mut step = Progress::new(output).step("x");
 
-        let found = wait_for_http(&[url.clone()], Duration::from_secs(20), &mut step).await.unwrap();
+        let found = wait_for_http(std::slice::from_ref(&url), Duration::from_secs(20), &mut step).await.unwrap();
 
         assert_eq!((found.0, found.1, ASKED.load(Ordering::SeqCst)), (url, StatusCode::OK, 3));
     }

@@ -18,7 +18,7 @@ use crate::{
 /// Builds an OS image.
 ///
 /// Errors: a tool or package is missing, or the build fails.
-pub fn build(args: &OsBuildArgs, output: Output) -> Outcome {
+pub(crate) fn build(args: &OsBuildArgs, output: Output) -> Outcome {
     let recipe_dir = recipe(args.recipe.as_deref())?;
     let progress = Progress::new(output);
     let guest = match &args.guest_bin {
@@ -64,7 +64,7 @@ pub fn build(args: &OsBuildArgs, output: Output) -> Outcome {
 /// Renews the lock file.
 ///
 /// Errors: the archive cannot be reached, or does not have what the recipe asks for.
-pub fn lock(args: &OsLockArgs, output: Output) -> Outcome {
+pub(crate) fn lock(args: &OsLockArgs, output: Output) -> Outcome {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let options = LockOptions { recipe_dir: recipe(args.recipe.as_deref())?, cache: cache()?, mirrors: None, now };
     let progress = Progress::new(output);

@@ -25,7 +25,7 @@ struct Row {
 /// Lists the OS images of a store.
 ///
 /// Errors: the store cannot be read.
-pub fn list(images: Option<&Path>, output: Output) -> Outcome {
+pub(crate) fn list(images: Option<&Path>, output: Output) -> Outcome {
     let store = ImageStore::new(super::store(images)?);
     let mut rows = Vec::new();
     for entry in store.list()? {

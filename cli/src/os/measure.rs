@@ -44,7 +44,7 @@ struct EventRow {
 /// Computes MRTD and RTMR0 to RTMR2 of an image in a VM of the given shape.
 ///
 /// Errors: no such image, or a shape that cannot be computed.
-pub fn measure(args: &MeasureArgs, output: Output) -> Outcome {
+pub(crate) fn measure(args: &MeasureArgs, output: Output) -> Outcome {
     let image = find(&args.image)?;
     let memory_bytes = parse_size("--memory", &args.memory, BareUnit::Mebibytes)?;
     let refuse = |error: &dyn std::fmt::Display| {

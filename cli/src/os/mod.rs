@@ -5,10 +5,10 @@ mod list;
 mod measure;
 mod pack;
 
-pub use build::{build, lock};
-pub use list::list;
-pub use measure::measure;
-pub use pack::pack;
+pub(crate) use build::{build, lock};
+pub(crate) use list::list;
+pub(crate) use measure::measure;
+pub(crate) use pack::pack;
 
 use std::path::{Path, PathBuf};
 

@@ -14,7 +14,7 @@ use crate::{
 /// Packs OCI archives into a volume.
 ///
 /// Errors: a missing or malformed archive, or no space.
-pub fn pack(archives: &[PathBuf], folder: Option<&Path>, output: Output) -> Outcome {
+pub(crate) fn pack(archives: &[PathBuf], folder: Option<&Path>, output: Output) -> Outcome {
     let folder = folder.map_or_else(|| Home::from_env().map(|home| home.volumes()), |folder| Ok(folder.to_owned()))?;
     let paths: Vec<&Path> = archives.iter().map(AsRef::as_ref).collect();
     if let Some(missing) = paths.iter().find(|path| !path.exists()) {

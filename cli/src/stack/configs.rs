@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Address under which guests reach 127.0.0.1 of this machine (QEMU's user network).
-pub const HOST_SEEN_BY_GUESTS: &str = "10.0.2.2";
+pub(super) const HOST_SEEN_BY_GUESTS: &str = "10.0.2.2";
 
 /// A path as a TOML string.
 fn quoted(path: &Path) -> String {
@@ -20,7 +20,7 @@ fn quoted(path: &Path) -> String {
 
 /// `supervisor.toml`.
 #[must_use]
-pub fn supervisor(home: &Home) -> String {
+pub(super) fn supervisor(home: &Home) -> String {
     format!(
         "socket = {}\nstate_dir = {}\npid_file = {}\n",
         quoted(&home.supervisor_socket()),
@@ -31,7 +31,7 @@ pub fn supervisor(home: &Home) -> String {
 
 /// `tee-simulator.toml`.
 #[must_use]
-pub fn tee_simulator(home: &Home, settings: &Settings) -> String {
+pub(super) fn tee_simulator(home: &Home, settings: &Settings) -> String {
     format!(
         "control_socket = {}\nstate_dir = {}\ncollateral_listen = \"127.0.0.1:{}\"\n",
         quoted(&home.service("tee").join("control.sock")),
@@ -42,7 +42,7 @@ pub fn tee_simulator(home: &Home, settings: &Settings) -> String {
 
 /// `kms.toml`.
 #[must_use]
-pub fn kms(home: &Home, settings: &Settings) -> String {
+pub(super) fn kms(home: &Home, settings: &Settings) -> String {
     let kms = home.service("kms");
     let mut text = format!("listen = \"127.0.0.1:{}\"\ncert_dir = {}\n", settings.kms_port, quoted(&kms.join("certs")));
     let _never = write!(
@@ -57,7 +57,7 @@ pub fn kms(home: &Home, settings: &Settings) -> String {
 
 /// `vmm.toml`.
 #[must_use]
-pub fn vmm(home: &Home, settings: &Settings, tools: &VmmTools<'_>) -> String {
+pub(super) fn vmm(home: &Home, settings: &Settings, tools: &VmmTools<'_>) -> String {
     let vmm = home.service("vmm");
     let kms_url = format!("https://127.0.0.1:{}/prpc", settings.kms_port);
     let guest_kms_url = format!("https://{HOST_SEEN_BY_GUESTS}:{}/prpc", settings.kms_port);
@@ -89,7 +89,7 @@ pub fn vmm(home: &Home, settings: &Settings, tools: &VmmTools<'_>) -> String {
 
 /// Programs that the VMM starts.
 #[derive(Debug, Clone, Copy)]
-pub struct VmmTools<'a> {
+pub(super) struct VmmTools<'a> {
     /// `qemu-system-x86_64`.
     pub qemu: &'a Path,
     /// `vhost-device-vsock`.
@@ -98,7 +98,7 @@ pub struct VmmTools<'a> {
 
 /// `verify.toml`: evidence of this stack, judged by its own software TEE's root.
 #[must_use]
-pub fn verify(home: &Home, settings: &Settings) -> String {
+pub(super) fn verify(home: &Home, settings: &Settings) -> String {
     format!(
         "# How evidence of this local stack is judged. `dstack verify` uses it by itself for apps of this stack only.\n\
          collateral_url = \"http://127.0.0.1:{}\"\nimage_store = {}\nkms_ca = {}\n\n\
@@ -112,32 +112,32 @@ pub fn verify(home: &Home, settings: &Settings) -> String {
 
 /// Who gets keys from the local KMS.
 #[must_use]
-pub fn allow_list(home: &Home) -> std::path::PathBuf {
+pub(super) fn allow_list(home: &Home) -> std::path::PathBuf {
     home.service("kms").join("allow-list.toml")
 }
 
 /// Root certificate of the local KMS.
 #[must_use]
-pub fn kms_ca(home: &Home) -> std::path::PathBuf {
+pub(super) fn kms_ca(home: &Home) -> std::path::PathBuf {
     home.service("kms").join("certs").join("root-ca.crt")
 }
 
 /// Root certificate of the local software TEE.
 #[must_use]
-pub fn simulated_root(home: &Home) -> std::path::PathBuf {
+pub(super) fn simulated_root(home: &Home) -> std::path::PathBuf {
     home.service("tee").join("state").join("root.pem")
 }
 
 /// Access token of the local VMM.
 #[must_use]
-pub fn token_file(home: &Home) -> std::path::PathBuf {
+pub(super) fn token_file(home: &Home) -> std::path::PathBuf {
     home.service("vmm").join("token")
 }
 
 /// Writes a configuration unless it is there already; says whether it changed.
 ///
 /// Errors: not writable.
-pub fn write(path: &Path, text: &str) -> Outcome<bool> {
+pub(super) fn write(path: &Path, text: &str) -> Outcome<bool> {
     let text = format!("# Written by `dstack up`; changes are overwritten.\n{text}");
     if std::fs::read_to_string(path).is_ok_and(|old| old == text) {
         return Ok(false);

@@ -33,7 +33,7 @@ struct Stopped {
 /// Stops the guests, the services and the supervisor.
 ///
 /// Errors: something could not be stopped or removed.
-pub async fn down(home: &Home, args: &DownArgs, output: Output) -> Outcome {
+pub(crate) async fn down(home: &Home, args: &DownArgs, output: Output) -> Outcome {
     if !home.root().exists() {
         return output.result(&Stopped { stopped: Vec::new(), purged: false }, |_| "There is no local stack.".to_owned());
     }

@@ -18,7 +18,7 @@ const LOG_LINES: usize = 8;
 /// Asks `probe` until it succeeds.
 ///
 /// Errors: the process ended, or the deadline passed; with the end of its log.
-pub async fn wait_ready<F, R>(supervisor: &Supervisor, id: &str, log: &Path, deadline: Duration, mut probe: F) -> Outcome
+pub(super) async fn wait_ready<F, R>(supervisor: &Supervisor, id: &str, log: &Path, deadline: Duration, mut probe: F) -> Outcome
 where
     F: FnMut() -> R,
     R: Future<Output = bool>,
@@ -58,7 +58,7 @@ fn describe_exit(status: i32) -> String {
 
 /// The end of a log as further lines of a message.
 #[must_use]
-pub fn tail(log: &Path) -> String {
+pub(super) fn tail(log: &Path) -> String {
     let Ok(bytes) = std::fs::read(log) else { return String::new() };
     let start = bytes.len().saturating_sub(16 << 10);
     let text = String::from_utf8_lossy(bytes.get(start..).unwrap_or_default()).into_owned();

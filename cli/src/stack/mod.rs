@@ -12,6 +12,6 @@ mod settings;
 mod supervisor;
 mod up;
 
-pub use down::down;
-pub use local::LocalStack;
-pub use up::up;
+pub(crate) use down::down;
+pub(crate) use local::LocalStack;
+pub(crate) use up::up;

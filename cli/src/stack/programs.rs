@@ -10,7 +10,7 @@ use crate::failure::{Failure, Outcome};
 /// Looks up `name` in `$DSTACK_BIN_DIR`, beside this program, and in `$PATH`.
 ///
 /// Errors: not found, with what provides it.
-pub fn find(name: &str) -> Outcome<PathBuf> {
+pub(super) fn find(name: &str) -> Outcome<PathBuf> {
     let bin_dir = std::env::var_os("DSTACK_BIN_DIR").map(PathBuf::from);
     let own = std::env::current_exe().ok().and_then(|exe| exe.canonicalize().ok()).and_then(|exe| exe.parent().map(Path::to_owned));
     let path = std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect::<Vec<_>>()).unwrap_or_default();

@@ -18,7 +18,7 @@ const VERSION: u32 = 1;
 /// Ports and paths of a local stack.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Settings {
+pub(super) struct Settings {
     version: u32,
     /// Port of the VMM's API on 127.0.0.1.
     pub vmm_port: u16,
@@ -34,7 +34,7 @@ impl Settings {
     /// Reads the file; `None` where no stack was ever started.
     ///
     /// Errors: unreadable or invalid.
-    pub fn load(home: &Home) -> Outcome<Option<Self>> {
+    pub(super) fn load(home: &Home) -> Outcome<Option<Self>> {
         let path = home.stack_file();
         if !path.exists() {
             return Ok(None);
@@ -54,7 +54,7 @@ impl Settings {
     /// Picks ports: the usual ones where they are free.
     ///
     /// Errors: no free port at all.
-    pub fn choose(home: &Home) -> Outcome<Self> {
+    pub(super) fn choose(home: &Home) -> Outcome<Self> {
         let mut held = Vec::new();
         let mut pick = |usual| -> Outcome<u16> {
             let (port, socket) = bind(usual)
@@ -69,7 +69,7 @@ impl Settings {
     /// Writes the file.
     ///
     /// Errors: not writable.
-    pub fn save(&self, home: &Home) -> Outcome {
+    pub(super) fn save(&self, home: &Home) -> Outcome {
         let path = home.stack_file();
         let text = toml::to_string(self).map_err(|error| Failure::new("cli/internal", error.to_string(), "report this defect"))?;
         let text = format!("# Written by `dstack up`.\n{text}");
@@ -84,7 +84,7 @@ fn bind(port: u16) -> std::io::Result<(u16, TcpListener)> {
 
 /// Whether nothing listens on a port of 127.0.0.1.
 #[must_use]
-pub fn is_free(port: u16) -> bool {
+pub(super) fn is_free(port: u16) -> bool {
     bind(port).is_ok()
 }
 

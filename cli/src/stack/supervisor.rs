@@ -11,7 +11,7 @@ use crate::failure::{Failure, Outcome};
 
 /// Speaks to the supervisor of one stack.
 #[derive(Debug, Clone)]
-pub struct Supervisor {
+pub(super) struct Supervisor {
     client: Client,
 }
 
@@ -19,20 +19,20 @@ impl Supervisor {
     /// The supervisor behind a socket; nothing is contacted yet.
     ///
     /// Errors: the path is not absolute.
-    pub fn at(socket: &Path) -> Outcome<Self> {
+    pub(super) fn at(socket: &Path) -> Outcome<Self> {
         let endpoint = Endpoint::parse(&format!("unix:{}", socket.display()))?;
         Ok(Self { client: Client::new(endpoint) })
     }
 
     /// Whether it answers.
-    pub async fn is_up(&self) -> bool {
+    pub(super) async fn is_up(&self) -> bool {
         self.call::<String>(Method::GET, "/ping", Vec::new()).await.is_ok()
     }
 
     /// Starts a process that it does not know yet.
     ///
     /// Errors: refused.
-    pub async fn deploy(&self, config: &ProcessConfig) -> Outcome {
+    pub(super) async fn deploy(&self, config: &ProcessConfig) -> Outcome {
         let body = serde_json::to_vec(config).map_err(|error| Failure::new("cli/internal", error.to_string(), "report this defect"))?;
         self.call(Method::POST, "/deploy", body).await
     }
@@ -40,21 +40,21 @@ impl Supervisor {
     /// A process, if it is known.
     ///
     /// Errors: no answer.
-    pub async fn info(&self, id: &str) -> Outcome<Option<ProcessInfo>> {
+    pub(super) async fn info(&self, id: &str) -> Outcome<Option<ProcessInfo>> {
         self.call(Method::GET, &format!("/info/{id}"), Vec::new()).await
     }
 
     /// Every process.
     ///
     /// Errors: no answer.
-    pub async fn list(&self) -> Outcome<Vec<ProcessInfo>> {
+    pub(super) async fn list(&self) -> Outcome<Vec<ProcessInfo>> {
         self.call(Method::GET, "/list", Vec::new()).await
     }
 
     /// Stops a process and forgets it; what is not known is no error.
     ///
     /// Errors: refused.
-    pub async fn remove(&self, id: &str) -> Outcome {
+    pub(super) async fn remove(&self, id: &str) -> Outcome {
         let Some(info) = self.info(id).await? else { return Ok(()) };
         if info.state.pid.is_some() || info.state.started {
             self.call::<()>(Method::POST, &format!("/stop/{id}"), Vec::new()).await?;
@@ -65,7 +65,7 @@ impl Supervisor {
     /// Stops every process, then itself.
     ///
     /// Errors: refused.
-    pub async fn shut_down(&self) -> Outcome {
+    pub(super) async fn shut_down(&self) -> Outcome {
         self.call(Method::POST, "/shutdown", Vec::new()).await
     }
 

@@ -29,16 +29,19 @@ use crate::{
     failure::{Failure, Outcome},
     home::Home,
     kms::Kms,
-    output::{Output, Tone, fields},
+    output::{Output, Tone, fields, printable},
     progress::Progress,
 };
 
 /// Names of the services under the supervisor.
-pub const TEE: &str = "tee-simulator";
+pub(super) const TEE: &str = "tee-simulator";
 /// See [`TEE`].
-pub const KMS: &str = "kms";
+pub(super) const KMS: &str = "kms";
 /// See [`TEE`].
-pub const VMM: &str = "vmm";
+pub(super) const VMM: &str = "vmm";
+
+/// How long `up` waits to tell which accelerator guests will have.
+const PROBE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The programs of a stack.
 struct Programs {
@@ -79,7 +82,7 @@ struct Started {
 /// Starts what does not run yet.
 ///
 /// Errors: a program is missing, a port is taken, a service does not come up.
-pub async fn up(home: &Home, args: &UpArgs, output: Output) -> Outcome {
+pub(crate) async fn up(home: &Home, args: &UpArgs, output: Output) -> Outcome {
     let programs = Programs::find()?;
     make_directories(home)?;
     let _lock = lock(home)?;
@@ -128,7 +131,7 @@ fn make_directories(home: &Home) -> Outcome {
 /// Keeps two `up` or `down` from mixing.
 ///
 /// Errors: another one is at work.
-pub fn lock(home: &Home) -> Outcome<Flock<File>> {
+pub(super) fn lock(home: &Home) -> Outcome<Flock<File>> {
     let path = home.root().join("lock");
     let file = OpenOptions::new()
         .create(true)
@@ -243,8 +246,15 @@ impl Stack<'_> {
         let vmm = VmmClient(local.vmm()?);
         let probe = || async { vmm.version(&Default::default()).await.is_ok() };
         self.start(VMM, &programs.vmm, &configs::vmm(self.home, self.settings, &tools), self.settings.vmm_port, probe).await?;
-        let meta = vmm.get_meta(&Default::default()).await.map_err(Failure::rpc)?;
-        Ok((meta.accelerator, meta.accelerator_reason))
+        // The VMM tries KVM with a real guest, which takes a moment.
+        let end = Instant::now() + PROBE_DEADLINE;
+        loop {
+            let meta = vmm.get_meta(&Default::default()).await.map_err(Failure::rpc)?;
+            if !meta.accelerator.is_empty() || Instant::now() >= end {
+                return Ok((meta.accelerator, printable(&meta.accelerator_reason, 80)));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     /// Leaves a service alone that runs the same program with the same configuration, else starts it anew.

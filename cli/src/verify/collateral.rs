@@ -13,7 +13,7 @@ use crate::{
 /// From the configuration, else from the collateral service, else (offline) from the evidence file.
 ///
 /// Errors: there is none, so the question cannot be decided.
-pub async fn find(
+pub(super) async fn find(
     is_offline: bool,
     settings: &Settings,
     collected: &Collected,

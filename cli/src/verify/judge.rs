@@ -30,7 +30,7 @@ const CHECKS: [(Check, &str); 10] = [
 
 /// What is to be judged, by what.
 #[derive(Debug, Clone, Copy)]
-pub struct Case<'a> {
+pub(super) struct Case<'a> {
     /// Unverified.
     pub evidence: &'a Evidence,
     /// Anchors, policy, expectations.
@@ -45,7 +45,7 @@ pub struct Case<'a> {
 
 /// Refuses a quote whose certificate chain ends in a root that is not trusted, before anything is fetched for it.
 #[must_use]
-pub fn refuse_foreign_root(case: &Case<'_>, source: &str) -> Option<Verdict> {
+pub(super) fn refuse_foreign_root(case: &Case<'_>, source: &str) -> Option<Verdict> {
     let quote = UnverifiedQuote::parse(&case.evidence.quote).ok()?;
     let chain = quote.pck_chain().ok()?;
     let root = chain.last()?;
@@ -73,7 +73,7 @@ pub fn refuse_foreign_root(case: &Case<'_>, source: &str) -> Option<Verdict> {
 
 /// Evidence whose quote cannot even be read.
 #[must_use]
-pub fn malformed(case: &Case<'_>, source: &str, reason: &str) -> Verdict {
+pub(super) fn malformed(case: &Case<'_>, source: &str, reason: &str) -> Verdict {
     let mut verdict = blank(case, source);
     verdict.reason = format!("the evidence does not hold a TDX quote: {reason}");
     verdict.fix = "ask the app's operator; evidence of other platforms is not implemented".to_owned();
@@ -83,7 +83,7 @@ pub fn malformed(case: &Case<'_>, source: &str, reason: &str) -> Verdict {
 
 /// The verdict.
 #[must_use]
-pub fn judge(case: &Case<'_>, endorsements: &Endorsements, source: &str) -> Verdict {
+pub(super) fn judge(case: &Case<'_>, endorsements: &Endorsements, source: &str) -> Verdict {
     let verifier = Verifier::new(case.settings.anchors.clone(), case.settings.policy.clone());
     let expected = case.nonce.map(Nonce::report_data);
     match verifier.verify(case.evidence, endorsements, case.now, expected.as_ref()) {

@@ -40,7 +40,7 @@ use crate::{
 /// Verifies and prints the verdict; returns the exit code.
 ///
 /// Errors: wrong usage, or the question could not be decided.
-pub async fn verify(args: &VerifyArgs, output: Output) -> Outcome<u8> {
+pub(crate) async fn verify(args: &VerifyArgs, output: Output) -> Outcome<u8> {
     let undetermined = |failure: Failure| if failure.exit == EXIT_NEGATIVE { failure.with_exit(EXIT_UNDETERMINED) } else { failure };
     let verdict = decide(args, output).await.map_err(undetermined)?;
     output.result(&verdict, |palette| render::render(palette, &verdict))?;

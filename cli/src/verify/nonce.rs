@@ -9,12 +9,12 @@ use crate::failure::Failure;
 
 /// 1 to 64 bytes that the evidence must contain.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Nonce(Vec<u8>);
+pub(super) struct Nonce(Vec<u8>);
 
 impl Nonce {
     /// 32 random bytes.
     #[must_use]
-    pub fn fresh() -> Self {
+    pub(super) fn fresh() -> Self {
         let mut bytes = vec![0; 32];
         OsRng.fill_bytes(&mut bytes);
         Self(bytes)
@@ -22,7 +22,7 @@ impl Nonce {
 
     /// The report data it must lead to: padded with zeros on the right.
     #[must_use]
-    pub fn report_data(&self) -> ReportData {
+    pub(super) fn report_data(&self) -> ReportData {
         let mut data = [0; 64];
         for (to, from) in data.iter_mut().zip(&self.0) {
             *to = *from;

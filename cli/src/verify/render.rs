@@ -7,7 +7,7 @@ use crate::output::{Palette, Tone, printable};
 
 /// The verdict as text, widest lines about 110 columns but for hashes.
 #[must_use]
-pub fn render(palette: Palette, verdict: &Verdict) -> String {
+pub(super) fn render(palette: Palette, verdict: &Verdict) -> String {
     let mut sections = vec![headline(palette, verdict)];
     sections.push(section(palette, "Rests on", anchors(palette, verdict)));
     sections.push(section(palette, "Checks", checks(palette, verdict)));

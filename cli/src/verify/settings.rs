@@ -60,7 +60,7 @@ struct Danger {
 
 /// Checked settings.
 #[derive(Debug)]
-pub struct Settings {
+pub(super) struct Settings {
     /// Where they come from, for people.
     pub origin: String,
     /// Roots.
@@ -84,7 +84,7 @@ pub struct Settings {
 impl Settings {
     /// Hardware vendors' roots, no reference values, no expectations.
     #[must_use]
-    pub fn built_in() -> Self {
+    pub(super) fn built_in() -> Self {
         Self {
             origin: "built in".to_owned(),
             anchors: TrustAnchors::hardware(),
@@ -101,7 +101,7 @@ impl Settings {
     /// Reads a file; paths in it are relative to it.
     ///
     /// Errors: unreadable, invalid, or a file it names is.
-    pub fn load(path: &Path, origin: &str) -> Outcome<Self> {
+    pub(super) fn load(path: &Path, origin: &str) -> Outcome<Self> {
         let file: File = dstack_service::config::load(path)?;
         let folder = path.parent().unwrap_or(Path::new("."));
         let mut settings = Self { origin: origin.to_owned(), ..Self::built_in() };

@@ -31,7 +31,7 @@ const ANSWER_LIMIT: usize = 64 << 20;
 
 /// What the user named.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
+pub(super) enum Source {
     /// A running app.
     Url {
         /// Its address.
@@ -56,7 +56,7 @@ impl Source {
     /// Reads a URL, a file's path, or the name of a VM of the local stack.
     ///
     /// Errors: it is none of them.
-    pub async fn find(text: &str, home: &Home) -> Outcome<Self> {
+    pub(super) async fn find(text: &str, home: &Home) -> Outcome<Self> {
         if text.contains("://") {
             let is_local_stack = is_local_app(text, home).await;
             return Ok(Self::Url { url: text.to_owned(), is_local_stack });
@@ -99,7 +99,7 @@ async fn is_local_app(url: &str, home: &Home) -> bool {
 
 /// Evidence as it came, with what was saved beside it.
 #[derive(Debug, Clone)]
-pub struct Collected {
+pub(super) struct Collected {
     text: String,
     /// Collateral that was saved with the evidence. Signed by the vendor, so a file may carry it.
     pub collateral: Option<QuoteCollateral>,
@@ -115,7 +115,7 @@ impl Collected {
     /// The evidence inside.
     ///
     /// Errors: it is none.
-    pub fn parse(&self) -> Outcome<Evidence> {
+    pub(super) fn parse(&self) -> Outcome<Evidence> {
         Evidence::parse_json(&self.text).map_err(|error| {
             Failure::new(
                 "verify/malformed-evidence",
@@ -128,7 +128,7 @@ impl Collected {
     /// Writes evidence and collateral into one file.
     ///
     /// Errors: not writable.
-    pub fn save(&self, path: &Path, nonce: Option<&Nonce>, endorsements: &Endorsements) -> Outcome {
+    pub(super) fn save(&self, path: &Path, nonce: Option<&Nonce>, endorsements: &Endorsements) -> Outcome {
         let bytes = self
             .with_collateral(nonce, endorsements)
             .map_err(|error| Failure::new("cli/internal", error.to_string(), "report this defect"))?;
@@ -150,7 +150,7 @@ impl Collected {
 /// Asks a running app for evidence over `nonce`.
 ///
 /// Errors: no answer, or no evidence there.
-pub async fn fetch(url: &str, nonce: &Nonce) -> Outcome<Collected> {
+pub(super) async fn fetch(url: &str, nonce: &Nonce) -> Outcome<Collected> {
     let operation = format!("asking {url} for evidence");
     let endpoint = Endpoint::parse(url).map_err(|error| Failure::from(error).with_exit(EXIT_USAGE))?;
     let client = Client::new(endpoint).with_tls(system_tls()).with_timeout(TIMEOUT).with_answer_limit(ANSWER_LIMIT);
@@ -171,7 +171,7 @@ pub async fn fetch(url: &str, nonce: &Nonce) -> Outcome<Collected> {
 /// Reads saved evidence.
 ///
 /// Errors: unreadable or too long.
-pub fn read(path: &Path) -> Outcome<Collected> {
+pub(super) fn read(path: &Path) -> Outcome<Collected> {
     let mut bytes = Vec::new();
     let limit = ANSWER_LIMIT as u64 + 1;
     let result = if path == Path::new("-") {

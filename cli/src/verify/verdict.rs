@@ -7,7 +7,7 @@ use serde::Serialize;
 
 /// The verdict in a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub enum Word {
+pub(super) enum Word {
     /// Every check holds.
     #[serde(rename = "VERIFIED")]
     Verified,
@@ -36,7 +36,7 @@ impl fmt::Display for Word {
 /// How a check ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Mark {
+pub(super) enum Mark {
     /// It holds.
     Passed,
     /// It holds as far as it could be made.
@@ -49,7 +49,7 @@ pub enum Mark {
 
 /// A check with its result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct CheckLine {
+pub(super) struct CheckLine {
     /// Stable name.
     pub check: &'static str,
     /// Result.
@@ -62,7 +62,7 @@ pub struct CheckLine {
 
 /// Somebody or something the verdict rests on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Anchor {
+pub(super) struct Anchor {
     /// For what.
     pub role: &'static str,
     /// Who or what.
@@ -73,7 +73,7 @@ pub struct Anchor {
 
 /// Registers of the VM, hex.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct RegisterValues {
+pub(super) struct RegisterValues {
     /// MRTD.
     pub mrtd: String,
     /// RTMR0 to RTMR3.
@@ -84,7 +84,7 @@ pub struct RegisterValues {
 
 /// What the VM is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Identity {
+pub(super) struct Identity {
     /// App.
     pub app_id: Option<AppId>,
     /// Its name, from the app-compose.json that was shown.
@@ -103,7 +103,7 @@ pub struct Identity {
 
 /// The whole result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Verdict {
+pub(super) struct Verdict {
     /// In a word.
     #[serde(rename = "verdict")]
     pub word: Word,

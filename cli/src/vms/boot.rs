@@ -17,7 +17,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Waits until the guest says that its containers run.
 ///
 /// Errors: the guest failed (with its own words), the VM ended, or the deadline passed; the VM is left as it is.
-pub async fn wait_for_boot(vmm: &Vmm, id: &str, deadline: Duration, progress: &Progress) -> Outcome<VmInfo> {
+pub(crate) async fn wait_for_boot(vmm: &Vmm, id: &str, deadline: Duration, progress: &Progress) -> Outcome<VmInfo> {
     let mut step = progress.step("boot");
     let end = Instant::now() + deadline;
     loop {

@@ -36,7 +36,7 @@ struct Detail {
 /// Shows one VM.
 ///
 /// Errors: unknown VM.
-pub async fn info(args: &VmArgs, output: Output) -> Outcome {
+pub(crate) async fn info(args: &VmArgs, output: Output) -> Outcome {
     let vmm = Vmm::connect(&args.vmm)?;
     let vm = vmm.find(&args.name).await?;
     let detail = detail(vmm.get(&vm.id).await?);

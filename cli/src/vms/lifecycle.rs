@@ -39,7 +39,7 @@ fn is_up(vm: &VmInfo) -> bool {
 /// Stops a VM: the guest is asked first, then its power is cut.
 ///
 /// Errors: unknown VM, or it does not end.
-pub async fn stop(args: &StopArgs, output: Output) -> Outcome {
+pub(crate) async fn stop(args: &StopArgs, output: Output) -> Outcome {
     let vmm = Vmm::connect(&args.vm.vmm)?;
     let vm = vmm.find(&args.vm.name).await?;
     if is_up(&vm) {
@@ -83,7 +83,7 @@ async fn wait_until_down(vmm: &Vmm, id: &str, patience: Duration) -> Outcome<boo
 /// Starts a stopped VM and waits for its boot.
 ///
 /// Errors: unknown VM, or its boot failed.
-pub async fn start(args: &StartArgs, output: Output) -> Outcome {
+pub(crate) async fn start(args: &StartArgs, output: Output) -> Outcome {
     let vmm = Vmm::connect(&args.vm.vmm)?;
     let vm = vmm.find(&args.vm.name).await?;
     vmm.api.start_vm(&Id { id: vm.id.clone() }).await.map_err(|error| vmm.explain(error))?;
@@ -99,7 +99,7 @@ pub async fn start(args: &StartArgs, output: Output) -> Outcome {
 /// Removes VMs with their disks.
 ///
 /// Errors: unknown VM, a running one without `--force`, or a refusal.
-pub async fn rm(args: &RmArgs, output: Output) -> Outcome {
+pub(crate) async fn rm(args: &RmArgs, output: Output) -> Outcome {
     let vmm = Vmm::connect(&args.vmm)?;
     let mut vms = Vec::new();
     for name in &args.names {

@@ -30,7 +30,7 @@ struct Row {
 /// Lists the VMs.
 ///
 /// Errors: the VMM's.
-pub async fn ps(args: &VmmArgs, output: Output) -> Outcome {
+pub(crate) async fn ps(args: &VmmArgs, output: Output) -> Outcome {
     let vmm = Vmm::connect(args)?;
     let rows: Vec<Row> = vmm.vms().await?.into_iter().map(row).collect();
     output.result(&rows, |palette| render(palette, &rows))

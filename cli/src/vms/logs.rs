@@ -18,7 +18,7 @@ const HEARTBEAT: &str = "[vmm heartbeat]";
 /// Prints a VM's log, and goes on with `--follow`.
 ///
 /// Errors: unknown VM, or the VMM refuses.
-pub async fn logs(args: &LogsArgs, _: Output) -> Outcome {
+pub(crate) async fn logs(args: &LogsArgs, _: Output) -> Outcome {
     let vmm = Vmm::connect(&args.vm.vmm)?;
     let vm = vmm.find(&args.vm.name).await?;
     let channel = match args.channel {

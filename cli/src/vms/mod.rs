@@ -10,12 +10,12 @@ mod timeline;
 use dstack_api::vmm::{StatusRequest, VmInfo, VmmClient};
 use dstack_rpc::{Client, Endpoint};
 
-pub use boot::wait_for_boot;
-pub use detail::info;
-pub use lifecycle::{rm, start, stop};
-pub use list::ps;
-pub use logs::logs;
-pub use timeline::Timeline;
+pub(crate) use boot::wait_for_boot;
+pub(crate) use detail::info;
+pub(crate) use lifecycle::{rm, start, stop};
+pub(crate) use list::ps;
+pub(crate) use logs::logs;
+pub(crate) use timeline::Timeline;
 
 use crate::{
     args::VmmArgs,
@@ -26,7 +26,7 @@ use crate::{
 
 /// A VMM with what is known about it.
 #[derive(Debug, Clone)]
-pub struct Vmm {
+pub(crate) struct Vmm {
     /// Its API.
     pub api: VmmClient<Client>,
     /// Its address.
@@ -39,7 +39,7 @@ impl Vmm {
     /// The VMM that the options name, else that of the local stack.
     ///
     /// Errors: there is neither, or the token cannot be read.
-    pub fn connect(args: &VmmArgs) -> Outcome<Self> {
+    pub(crate) fn connect(args: &VmmArgs) -> Outcome<Self> {
         let home = Home::from_env()?;
         let Some(url) = &args.vmm else {
             let local = LocalStack::must_find(&home)?;
@@ -58,7 +58,7 @@ impl Vmm {
     /// Every VM, with its configuration.
     ///
     /// Errors: the VMM's.
-    pub async fn vms(&self) -> Outcome<Vec<VmInfo>> {
+    pub(crate) async fn vms(&self) -> Outcome<Vec<VmInfo>> {
         let status = self.api.status(&StatusRequest::default()).await;
         Ok(status.map_err(|error| self.explain(error))?.vms)
     }
@@ -66,21 +66,21 @@ impl Vmm {
     /// The VM that `name` means: its name, VM id or app id, or the first digits of an id.
     ///
     /// Errors: none, or several.
-    pub async fn find(&self, name: &str) -> Outcome<VmInfo> {
+    pub(crate) async fn find(&self, name: &str) -> Outcome<VmInfo> {
         resolve(self.vms().await?, name)
     }
 
     /// A VM as it is now.
     ///
     /// Errors: it is gone.
-    pub async fn get(&self, id: &str) -> Outcome<VmInfo> {
+    pub(crate) async fn get(&self, id: &str) -> Outcome<VmInfo> {
         let answer = self.api.get_info(&dstack_api::vmm::Id { id: id.to_owned() }).await.map_err(|error| self.explain(error))?;
         answer.info.ok_or_else(|| Failure::new("vm/gone", format!("VM {id} does not exist any more"), "list the VMs with `dstack ps`"))
     }
 
     /// An error of the VMM's; for the local stack an unreachable VMM has a better fix.
     #[must_use]
-    pub fn explain(&self, error: dstack_api::RpcError) -> Failure {
+    pub(crate) fn explain(&self, error: dstack_api::RpcError) -> Failure {
         let mut failure = Failure::rpc(error);
         if self.local.is_some() && failure.report.code == "rpc/unreachable" {
             "stack/down".clone_into(&mut failure.report.code);
@@ -114,13 +114,13 @@ fn resolve(vms: Vec<VmInfo>, name: &str) -> Outcome<VmInfo> {
 
 /// The first digits of an id.
 #[must_use]
-pub fn short(id: &str) -> &str {
+pub(crate) fn short(id: &str) -> &str {
     id.get(..8).unwrap_or(id)
 }
 
 /// Addresses of a VM's published ports on this machine, for browsers: TCP only, the agent's port left out.
 #[must_use]
-pub fn urls(vm: &VmInfo) -> Vec<String> {
+pub(crate) fn urls(vm: &VmInfo) -> Vec<String> {
     let ports = vm.configuration.iter().flat_map(|configuration| &configuration.ports);
     let apps = ports.filter(|port| port.protocol != "udp" && port.vm_port != u32::from(crate::ports::AGENT_PORT));
     apps.map(|port| format!("http://{}:{}/", host(&port.host_address), port.host_port)).collect()
@@ -128,7 +128,7 @@ pub fn urls(vm: &VmInfo) -> Vec<String> {
 
 /// Address of the guest agent on this machine.
 #[must_use]
-pub fn agent_url(vm: &VmInfo) -> Option<String> {
+pub(crate) fn agent_url(vm: &VmInfo) -> Option<String> {
     let ports = vm.configuration.iter().flat_map(|configuration| &configuration.ports);
     let agent = ports.into_iter().find(|port| port.protocol != "udp" && port.vm_port == u32::from(crate::ports::AGENT_PORT))?;
     Some(format!("http://{}:{}", host(&agent.host_address), agent.host_port))

@@ -15,7 +15,7 @@ const PROGRESS: &str = "boot.progress";
 
 /// One phase of a boot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Phase {
+pub(crate) struct Phase {
     /// What was done.
     pub name: String,
     /// Milliseconds from acceptance until it ended.
@@ -26,7 +26,7 @@ pub struct Phase {
 
 /// The phases of the last boot, in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Timeline {
+pub(crate) struct Timeline {
     /// As seen by the host: what was announced, until the next announcement.
     pub phases: Vec<Phase>,
     /// As the guest's own clock saw it, where it said so: end of each phase.
@@ -37,27 +37,21 @@ pub struct Timeline {
 impl Timeline {
     /// The phases of the VM's last start.
     #[must_use]
-    pub fn of(vm: &VmInfo) -> Self {
+    pub(crate) fn of(vm: &VmInfo) -> Self {
         let start = if vm.started_at_ms > 0 { vm.started_at_ms } else { vm.created_at_ms };
         let events: Vec<&GuestEvent> = vm.events.iter().filter(|event| event.timestamp >= start).collect();
         Self { phases: host_phases(start, &events), guest: guest_phases(&events) }
     }
 
     /// Adds a phase that ended `until_ms` after acceptance.
-    pub fn push(&mut self, name: &str, until_ms: u64) {
+    pub(crate) fn push(&mut self, name: &str, until_ms: u64) {
         let before = self.phases.last().map_or(0, |phase| phase.until_ms);
         self.phases.push(Phase { name: name.to_owned(), until_ms, took_ms: until_ms.saturating_sub(before) });
     }
 
-    /// Milliseconds from acceptance to the end of the last phase.
-    #[must_use]
-    pub fn total_ms(&self) -> u64 {
-        self.phases.last().map_or(0, |phase| phase.until_ms)
-    }
-
     /// A table with bars.
     #[must_use]
-    pub fn render(&self, palette: Palette) -> String {
+    pub(crate) fn render(&self, palette: Palette) -> String {
         let mut lines =
             vec![palette.paint(Tone::Strong, "Boot timeline") + &palette.paint(Tone::Quiet, "  (ms since the VMM accepted the start)")];
         lines.extend(render_phases(palette, &self.phases));
@@ -136,7 +130,6 @@ mod tests {
         let mut timeline = Timeline::of(&vm());
         timeline.push("first HTTP answer", 19_500);
 
-        assert_eq!(timeline.total_ms(), 19_500);
         insta::assert_snapshot!(timeline.render(Palette::PLAIN), @r"
         Boot timeline  (ms since the VMM accepted the start)
           firmware, kernel, initrd    5200 ms  at    5200  ▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇
