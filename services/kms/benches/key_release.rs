@@ -8,63 +8,21 @@
 mod software_td;
 
 use std::{
-    process::{Child, Command, ExitCode, Stdio},
+    process::ExitCode,
     time::{Duration, Instant},
 };
 
 use dstack_api::kms::{Empty, GetAppKeyRequest, GetTempCaCertResponse, KmsClient};
 use dstack_ra_tls::{CertKey, CertificateAuthority, tls, usage};
 use dstack_rpc::{Client, Endpoint};
-use software_td::{Stack, der_of};
+use software_td::{Stack, der_of, program::Program};
 
 const ROUNDS: usize = 5;
 const CALLS: u32 = 100;
 const PROMISED: Duration = Duration::from_millis(2);
 
-struct Kms {
-    process: Child,
-    url: String,
-}
-
-impl Drop for Kms {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-impl Kms {
-    fn start(stack: &Stack) -> Self {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let ready = stack.path("ready");
-        let mut settings = stack.settings();
-        settings.listen.set_port(port);
-        settings.ready_file = Some(ready.clone());
-        std::fs::write(stack.path("kms.toml"), toml::to_string(&settings).unwrap()).unwrap();
-        let program = env!("CARGO_BIN_EXE_dstack-kms");
-        let process = Command::new(program).arg("--config").arg(stack.path("kms.toml")).stderr(Stdio::null()).spawn().unwrap();
-        while !ready.exists() {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        Self { process, url: format!("https://127.0.0.1:{port}/prpc") }
-    }
-
-    /// User and system time of the process so far.
-    fn cpu(&self) -> Duration {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id())).unwrap();
-        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-        // Linux reports in units of 1/100 s to programs.
-        Duration::from_millis(ticks * 10)
-    }
-
-    fn anonymous(&self) -> KmsClient<Client> {
-        KmsClient(Client::new(Endpoint::parse(&self.url).unwrap()).with_tls(tls::danger_unverified_client().unwrap()))
-    }
-}
-
 /// One client per call, each with a key, quote and connection of its own, made before the clock starts.
-fn clients(stack: &Stack, kms: &Kms, temp: &GetTempCaCertResponse) -> Vec<KmsClient<Client>> {
+fn clients(stack: &Stack, kms: &Program, temp: &GetTempCaCertResponse) -> Vec<KmsClient<Client>> {
     let authority = CertificateAuthority::load(&temp.temp_ca_cert, CertKey::from_pem(&temp.temp_ca_key).unwrap()).unwrap();
     let root = der_of(&temp.ca_cert);
     let client = |_| {
@@ -74,7 +32,7 @@ fn clients(stack: &Stack, kms: &Kms, temp: &GetTempCaCertResponse) -> Vec<KmsCli
     (0..CALLS).map(client).collect()
 }
 
-async fn measure(kms: &Kms, calls: &[&KmsClient<Client>]) -> (Duration, Duration) {
+async fn measure(kms: &Program, calls: &[&KmsClient<Client>]) -> (Duration, Duration) {
     let request = GetAppKeyRequest { api_version: 1, vm_config: String::new() };
     let (cpu, started) = (kms.cpu(), Instant::now());
     for client in calls {
@@ -93,7 +51,7 @@ fn median(mut values: Vec<(Duration, Duration)>) -> (Duration, Duration) {
 #[tokio::main]
 async fn main() -> ExitCode {
     let stack = Stack::start().await;
-    let kms = Kms::start(&stack);
+    let kms = Program::start(&stack);
     let temp = kms.anonymous().get_temp_ca_cert(&Empty {}).await.unwrap();
     let warm_up = clients(&stack, &kms, &temp);
     measure(&kms, &[&warm_up[0]]).await;

@@ -23,8 +23,8 @@ use crate::{
     verification::{Refusal, Verification},
 };
 
-/// Where the absent calls are described.
-const POINTER: &str = "see docs/reference/not-implemented.md; run one KMS per key hierarchy until replication exists";
+/// What to do without the absent calls.
+const POINTER: &str = "run one KMS per key hierarchy and back up its cert_dir; services/kms/README.md lists what is absent";
 
 /// The service behind the calls.
 pub struct Kms {

@@ -141,7 +141,8 @@ async fn simulated_evidence_needs_the_policys_word_as_well() {
 async fn evidence_that_does_not_hold_is_refused_without_telling_why() {
     let stack = Stack::start().await;
     let kms = stack.kms().await;
-    let deviations: [(&str, fn(&mut Guest)); 11] = [
+    type Deviation = fn(&mut Guest);
+    let deviations: [(&str, Deviation); 11] = [
         ("another key in the report data", |g| g.tamper_body = |b| b.report_data[0] ^= 1),
         ("debug bit", |g| g.tamper_body = |b| b.td_attributes[0] |= 1),
         ("SEPT_VE_DISABLE cleared", |g| g.tamper_body = |b| b.td_attributes[3] = 0),

@@ -1,6 +1,8 @@
 //! A KMS on a free port beside a software TEE, and guests with genuine simulated quotes.
 #![allow(clippy::unwrap_used, clippy::expect_used, dead_code, unreachable_pub, missing_docs, reason = "tests panic on purpose; not every test uses everything")]
 
+pub mod program;
+
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -64,19 +66,27 @@ impl Kms {
         self.running.stop().await;
     }
 
-    /// A client that shows `identity` and trusts whoever answers.
+    /// A client without certificate that trusts whoever answers.
     pub fn anonymous(&self) -> Client {
-        Client::new(Endpoint::parse(&self.url).unwrap()).with_tls(tls::danger_unverified_client().unwrap())
+        anonymous(&self.url)
     }
 
-    /// The way of a guest: temporary authority, certificate with evidence, connection pinned to the root.
     pub async fn connect(&self, guest: &Guest) -> KmsClient<Client> {
-        let answer = KmsClient(self.anonymous()).get_temp_ca_cert(&Empty {}).await.unwrap();
-        let authority = CertificateAuthority::load(&answer.temp_ca_cert, CertKey::from_pem(&answer.temp_ca_key).unwrap()).unwrap();
-        let identity = guest.identity(&authority);
-        let config = tls::pinned_client(&der_of(&answer.ca_cert), usage::KMS_RPC, Some(&identity)).unwrap();
-        KmsClient(Client::new(Endpoint::parse(&self.url).unwrap()).with_tls(config))
+        connect(&self.url, guest).await
     }
+}
+
+fn anonymous(url: &str) -> Client {
+    Client::new(Endpoint::parse(url).unwrap()).with_tls(tls::danger_unverified_client().unwrap())
+}
+
+/// The way of a guest: temporary authority, certificate with evidence, connection pinned to the root.
+pub async fn connect(url: &str, guest: &Guest) -> KmsClient<Client> {
+    let answer = KmsClient(anonymous(url)).get_temp_ca_cert(&Empty {}).await.unwrap();
+    let authority = CertificateAuthority::load(&answer.temp_ca_cert, CertKey::from_pem(&answer.temp_ca_key).unwrap()).unwrap();
+    let identity = guest.identity(&authority);
+    let config = tls::pinned_client(&der_of(&answer.ca_cert), usage::KMS_RPC, Some(&identity)).unwrap();
+    KmsClient(Client::new(Endpoint::parse(url).unwrap()).with_tls(config))
 }
 
 pub fn der_of(pem: &str) -> rustls_pki_types::CertificateDer<'static> {

@@ -1,0 +1,80 @@
+//! The real program in its own process.
+
+use std::{
+    fs::File,
+    path::PathBuf,
+    process::{Child, Command, Output},
+    time::{Duration, Instant},
+};
+
+use dstack_api::kms::KmsClient;
+use dstack_kms::config::ConfigFile;
+use dstack_ra_tls::tls;
+use dstack_rpc::{Client, Endpoint};
+
+use super::Stack;
+
+pub struct Program {
+    process: Child,
+    pub url: String,
+    pub log: PathBuf,
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn command(stack: &Stack, settings: &ConfigFile) -> Command {
+    std::fs::write(stack.path("kms.toml"), toml::to_string(settings).unwrap()).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dstack-kms"));
+    command.arg("--config").arg(stack.path("kms.toml"));
+    command
+}
+
+/// Runs the program to its end.
+pub fn run(stack: &Stack, settings: &ConfigFile, arguments: &[&str]) -> Output {
+    command(stack, settings).args(arguments).output().unwrap()
+}
+
+impl Program {
+    /// Starts the program on a port that was free a moment ago, and waits until it serves.
+    pub fn start(stack: &Stack) -> Self {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let (ready, log) = (stack.path("ready"), stack.path("kms.log"));
+        let mut settings = stack.settings();
+        settings.listen.set_port(port);
+        settings.ready_file = Some(ready.clone());
+        let process = command(stack, &settings).stderr(File::create(&log).unwrap()).spawn().unwrap();
+        let mut program = Self { process, url: format!("https://127.0.0.1:{port}/prpc"), log };
+        let started = Instant::now();
+        while !ready.exists() {
+            assert!(program.process.try_wait().unwrap().is_none(), "the service ended by itself");
+            assert!(started.elapsed() < Duration::from_secs(60), "the service does not become ready");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        program
+    }
+
+    /// User and system time of the process so far.
+    pub fn cpu(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id())).unwrap();
+        let mut fields = stat.rsplit_once(')').unwrap().1.split_whitespace().skip(11);
+        let mut ticks = || fields.next().unwrap().parse::<u64>().unwrap();
+        // Linux reports in units of 1/100 s to programs.
+        Duration::from_millis((ticks() + ticks()) * 10)
+    }
+
+    pub fn anonymous(&self) -> KmsClient<Client> {
+        KmsClient(Client::new(Endpoint::parse(&self.url).unwrap()).with_tls(tls::danger_unverified_client().unwrap()))
+    }
+
+    /// Asks the process to end and waits for it.
+    pub fn must_end_gracefully(mut self) {
+        let killed = Command::new("kill").args(["-TERM", &self.process.id().to_string()]).status().unwrap();
+        assert!(killed.success());
+        assert!(self.process.wait().unwrap().success());
+    }
+}
