@@ -11,6 +11,7 @@
 
 mod checks;
 mod collateral;
+mod crypto;
 mod envelope;
 mod envelope_msgpack;
 mod envelope_scale;

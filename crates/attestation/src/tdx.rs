@@ -1,9 +1,10 @@
 //! The signature side of a TDX quote, and the attributes that are never acceptable.
 
-use dcap_qvl::{QuoteClaims, QuotePolicy, TcbStatus, verify::QuoteVerifier};
+use dcap_qvl::{QuoteClaims, QuotePolicy, TcbStatus};
 
 use crate::{
     QuoteCollateral, TdFields,
+    crypto::Backend,
     error::{Reason, SignatureFault},
 };
 
@@ -23,16 +24,16 @@ pub(crate) struct Platform {
 /// `now`: Unix seconds, from the caller.
 pub(crate) fn verify_signature(quote: &[u8], collateral: &QuoteCollateral, root: Vec<u8>, now: u64) -> Result<Platform, Reason> {
     let names_root = collateral.names(&root);
-    let verifier = QuoteVerifier::new(root).allow_debug(true).allow_service_td(true);
-    let claims = verifier
-        .verify_with_policy(quote, collateral.to_dcap(), now, &QuotePolicy::claims_only(now))
-        .map_err(|error| match classify(&format!("{error:#}")) {
+    let verifier = QuoteVerifier::<Backend>::new_with_config(root).allow_debug(true).allow_service_td(true);
+    let claims = verifier.verify_with_policy(quote, collateral.to_dcap(), now, &QuotePolicy::claims_only(now)).map_err(|error| {
+        match classify(&format!("{error:#}")) {
             // Nothing in the collateral is under this root: that says more than which signature failed first.
             Reason::Signature { fault: SignatureFault::Invalid, detail } if !names_root => {
                 Reason::Signature { fault: SignatureFault::OtherRoot, detail }
             }
             reason => reason,
-        })?;
+        }
+    })?;
     Ok(platform(claims))
 }
 

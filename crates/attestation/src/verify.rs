@@ -7,8 +7,8 @@ use dstack_manifest::{ComposeHash, OsImageHash, VmConfig};
 
 use crate::{
     AcpiSource, AnchorKind, Check, CheckReport, Claims, DocumentReference, Endorsements, Evidence, ImageBindingError, ImageReference,
-    ImageRule, LaunchRegisters, Policy, QuoteCollateral, ReportData, TdFields, TrustAnchors, UnverifiedQuote, VerifiedEvidence, VerifiedQuote,
-    VerifyError,
+    ImageRule, LaunchRegisters, Policy, QuoteCollateral, ReportData, TdFields, TrustAnchors, UnverifiedQuote, VerifiedEvidence,
+    VerifiedQuote, VerifyError,
     error::Reason,
     identity::{MrConfigIdMatch, match_mr_config_id},
     image::{acpi_digests_of, bound_measurement},

@@ -1,7 +1,9 @@
 //! Envelopes and JSON forms of running guests, and the identity they give.
 #![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
 
-use dstack_attestation::{Attestation, EnvelopeError, Evidence, EvidenceError, UnverifiedQuote, bound_measurement, mr_aggregated, mr_system};
+use dstack_attestation::{
+    Attestation, EnvelopeError, Evidence, EvidenceError, UnverifiedQuote, bound_measurement, mr_aggregated, mr_system,
+};
 use dstack_event_log::{EventLog, EventVersion, RuntimeEvent};
 use dstack_manifest::VmConfig;
 use proptest::prelude::*;

@@ -66,7 +66,11 @@ impl Bench {
     }
 
     /// Verifies a quote whose registers are those of the log, after `change`.
-    fn verify_quoted(&self, change: impl FnOnce(&mut QuoteBody), shown: impl FnOnce(&mut Evidence)) -> Result<VerifiedEvidence, VerifyError> {
+    fn verify_quoted(
+        &self,
+        change: impl FnOnce(&mut QuoteBody),
+        shown: impl FnOnce(&mut Evidence),
+    ) -> Result<VerifiedEvidence, VerifyError> {
         let registers = EventLog::new(self.events.clone()).unwrap().registers().0;
         let mut body = QuoteBody::new([0xd7; 48], registers, [0; 48], REPORT_DATA);
         change(&mut body);

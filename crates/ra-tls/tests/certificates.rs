@@ -151,10 +151,7 @@ fn requests_match_the_published_encoding() {
 fn request_is_accepted_only_with_its_own_signature() {
     let (key, other) = (CertKey::generate().unwrap(), CertKey::generate().unwrap());
     let config = CertConfig { subject: "x".into(), not_after: Some(NOW), ..CertConfig::default() };
-    for body in [
-        RequestBody::V2 { attestation: vec![0, 0] },
-        RequestBody::V1 { quote: vec![1], event_log: b"[]".to_vec() },
-    ] {
+    for body in [RequestBody::V2 { attestation: vec![0, 0] }, RequestBody::V1 { quote: vec![1], event_log: b"[]".to_vec() }] {
         let config = if matches!(body, RequestBody::V1 { .. }) { CertConfig { not_after: None, ..config.clone() } } else { config.clone() };
         let request = CertRequest { pubkey: key.spki_der(), config, body };
         let version = request.version();

@@ -1,0 +1,53 @@
+//! Which implementation checks ECDSA signatures of quotes.
+//!
+//! By default the portable one, which also compiles to WebAssembly. Servers choose the feature `aws-lc`: the implementation their TLS
+//! uses already, several times faster. Both check the same; the vectors run with either.
+
+use dcap_qvl::verify::QuoteVerifier;
+
+/// Verifier of quotes under `root` (DER).
+#[cfg(not(feature = "aws-lc"))]
+pub(crate) fn quote_verifier(root: Vec<u8>) -> QuoteVerifier {
+    QuoteVerifier::new(root)
+}
+
+/// Verifier of quotes under `root` (DER).
+#[cfg(feature = "aws-lc")]
+pub(crate) fn quote_verifier(root: Vec<u8>) -> QuoteVerifier<aws_lc::AwsLcConfig> {
+    QuoteVerifier::new_with_config(root)
+}
+
+#[cfg(feature = "aws-lc")]
+mod aws_lc {
+    use dcap_qvl::{
+        config::{Config, CryptoProvider},
+        signature::DerSigEncoder,
+        x509::X509CertBackend,
+    };
+    use rustls_pki_types::SignatureVerificationAlgorithm;
+    use sha2::{Digest as _, Sha256, Sha384};
+
+    pub(crate) struct AwsLcConfig;
+
+    impl Config for AwsLcConfig {
+        type X509 = X509CertBackend;
+        type SigEncoder = DerSigEncoder;
+        type Crypto = AwsLc;
+    }
+
+    pub(crate) struct AwsLc;
+
+    impl CryptoProvider for AwsLc {
+        fn sig_algo() -> &'static dyn SignatureVerificationAlgorithm {
+            webpki::aws_lc_rs::ECDSA_P256_SHA256
+        }
+
+        fn sha256(data: &[u8]) -> [u8; 32] {
+            Sha256::digest(data).into()
+        }
+
+        fn sha384(data: &[u8]) -> [u8; 48] {
+            Sha384::digest(data).into()
+        }
+    }
+}
