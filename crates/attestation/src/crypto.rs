@@ -3,19 +3,13 @@
 //! By default the portable one, which also compiles to WebAssembly. Servers choose the feature `aws-lc`: the implementation their TLS
 //! uses already, several times faster. Both check the same; the vectors run with either.
 
-use dcap_qvl::verify::QuoteVerifier;
-
-/// Verifier of quotes under `root` (DER).
+/// Implementation in use.
 #[cfg(not(feature = "aws-lc"))]
-pub(crate) fn quote_verifier(root: Vec<u8>) -> QuoteVerifier {
-    QuoteVerifier::new(root)
-}
+pub(crate) type Backend = dcap_qvl::configs::DefaultConfig;
 
-/// Verifier of quotes under `root` (DER).
+/// Implementation in use.
 #[cfg(feature = "aws-lc")]
-pub(crate) fn quote_verifier(root: Vec<u8>) -> QuoteVerifier<aws_lc::AwsLcConfig> {
-    QuoteVerifier::new_with_config(root)
-}
+pub(crate) type Backend = aws_lc::AwsLcConfig;
 
 #[cfg(feature = "aws-lc")]
 mod aws_lc {

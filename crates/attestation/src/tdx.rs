@@ -1,6 +1,6 @@
 //! The signature side of a TDX quote, and the attributes that are never acceptable.
 
-use dcap_qvl::{QuoteClaims, QuotePolicy, TcbStatus};
+use dcap_qvl::{QuoteClaims, QuotePolicy, TcbStatus, verify::QuoteVerifier};
 
 use crate::{
     QuoteCollateral, TdFields,
