@@ -133,7 +133,8 @@ fn digests_of_both_versions_match_the_vectors() {
     let cases: Vec<DigestCase> = serde_json::from_str(&must_read("runtime_event_digests.json")).unwrap();
     for case in cases {
         let payload = hex::decode(&case.payload).unwrap();
-        let (v1, v2) = (RuntimeEvent::new(&case.name, payload.clone(), EventVersion::V1), RuntimeEvent::new(&case.name, payload, EventVersion::V2));
+        let (v1, v2) =
+            (RuntimeEvent::new(&case.name, payload.clone(), EventVersion::V1), RuntimeEvent::new(&case.name, payload, EventVersion::V2));
 
         assert_eq!(hex::encode(v1.preimage()), case.v1_preimage, "{}", case.name);
         assert_eq!(hex::encode(v1.digest()), case.v1_sha384, "{}", case.name);

@@ -65,7 +65,8 @@ async fn guest_evidence_is_verified_and_says_simulated() {
 
     let quoted = attester.quote(&nonce, &sys_config(&world)).unwrap();
 
-    let endorsements = CollateralClient::new(&format!("http://{}", addresses.collateral)).unwrap().endorsements(&quoted.quote).await.unwrap();
+    let endorsements =
+        CollateralClient::new(&format!("http://{}", addresses.collateral)).unwrap().endorsements(&quoted.quote).await.unwrap();
     let mut evidence = Evidence::from(quoted.attestation.clone());
     evidence.app_compose = Some(APP_COMPOSE.to_vec());
     let verifier = Verifier::new(simulated(&addresses.root_pem), Policy::strict());
@@ -83,7 +84,8 @@ async fn guest_evidence_is_verified_and_says_simulated() {
     }
 
     // The same evidence, one thing changed at a time.
-    let error = refused(Verifier::new(TrustAnchors::hardware(), Policy::strict()).verify(&evidence, &endorsements, unix_now(), Some(&nonce)));
+    let error =
+        refused(Verifier::new(TrustAnchors::hardware(), Policy::strict()).verify(&evidence, &endorsements, unix_now(), Some(&nonce)));
     assert!(matches!(*error.reason, dstack_attestation::Reason::Signature { fault: SignatureFault::OtherRoot, .. }), "{error}");
     assert_eq!(refused(verifier.verify(&evidence, &endorsements, unix_now(), Some(&[0; 64]))).check, Check::ReportData);
     assert_eq!(refused(verifier.verify(&evidence, &endorsements, unix_now() + 40 * 86_400, Some(&nonce))).check, Check::QuoteSignature);
@@ -104,7 +106,9 @@ async fn certificate_with_stripped_evidence_is_verified_and_binds_its_key() {
     must_launch(&addresses.control_socket, "vm1", &world.launch([0; 48])).await;
     let attester = must_open_attester(&world);
     must_measure_boot(&attester);
-    let temp_ca = CertificateAuthority::self_signed(CaProfile::ClientTemp, CertKey::generate().unwrap(), Validity::starting(unix_now(), 3600)).unwrap();
+    let temp_ca =
+        CertificateAuthority::self_signed(CaProfile::ClientTemp, CertKey::generate().unwrap(), Validity::starting(unix_now(), 3600))
+            .unwrap();
     let (key, other_key) = (CertKey::generate().unwrap(), CertKey::generate().unwrap());
     let quoted = attester.quote(&ra_tls_report_data(&key.spki_der()), &sys_config(&world)).unwrap();
     let profile = LeafProfile::guest_client(quoted.attestation.stripped().encode());
@@ -112,7 +116,8 @@ async fn certificate_with_stripped_evidence_is_verified_and_binds_its_key() {
 
     let (good, foreign) = (issue(&key), issue(&other_key));
 
-    let endorsements = CollateralClient::new(&format!("http://{}", addresses.collateral)).unwrap().endorsements(&quoted.quote).await.unwrap();
+    let endorsements =
+        CollateralClient::new(&format!("http://{}", addresses.collateral)).unwrap().endorsements(&quoted.quote).await.unwrap();
     let verifier = Verifier::new(simulated(&addresses.root_pem), Policy::strict());
     let peer = RaTlsCertificate::parse(&good).unwrap().verify(&verifier, &endorsements, unix_now(), "").unwrap();
     assert_eq!(peer.evidence().claims().compose_hash, Some(ComposeHash::of(APP_COMPOSE)));

@@ -50,7 +50,10 @@ impl Drop for Program {
 fn toml_of(config: &dstack_tee_simulator::Config) -> String {
     format!(
         "state_dir = {:?}\ncontrol_socket = {:?}\ncollateral_listen = {:?}\npid_file = {:?}\n",
-        config.state_dir, config.control_socket, config.collateral_listen.to_string(), config.pid_file
+        config.state_dir,
+        config.control_socket,
+        config.collateral_listen.to_string(),
+        config.pid_file
     )
 }
 
@@ -145,4 +148,13 @@ async fn collateral_of_other_platforms_is_not_found() {
     for path in ["/tdx/certification/v4/tcb?fmspc=00806f050000", "/sgx/certification/v4/pckcrl?ca=processor", "/sgx/certification/v4/tcb"] {
         assert_eq!(client.get(path).await.unwrap().status, 404, "{path}");
     }
+}
+
+#[test]
+fn example_configuration_is_valid() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tee-simulator.example.toml");
+
+    let config: dstack_tee_simulator::Config = dstack_service::config::load(path).unwrap();
+
+    assert!(!config.kernel_vsock);
 }

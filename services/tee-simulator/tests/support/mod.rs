@@ -60,8 +60,15 @@ fn must_make_firmware() -> Vec<u8> {
     let mut firmware = must_unpack(VARIABLES);
     let store = firmware.len() as u32;
     let section = |offset: u32, raw: u32, gpa: u64, size: u64, kind: u32, attributes: u32| {
-        [&offset.to_le_bytes()[..], &raw.to_le_bytes(), &gpa.to_le_bytes(), &size.to_le_bytes(), &kind.to_le_bytes(), &attributes.to_le_bytes()]
-            .concat()
+        [
+            &offset.to_le_bytes()[..],
+            &raw.to_le_bytes(),
+            &gpa.to_le_bytes(),
+            &size.to_le_bytes(),
+            &kind.to_le_bytes(),
+            &attributes.to_le_bytes(),
+        ]
+        .concat()
     };
     let sections = [
         section(store, 0x1000, 0xffc8_4000, 0x1000, 0, 1),
