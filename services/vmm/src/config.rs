@@ -319,6 +319,13 @@ mod tests {
     }
 
     #[test]
+    fn the_example_is_valid() {
+        let config: Config = toml::from_str(include_str!("../vmm.example.toml")).unwrap();
+
+        assert_eq!(config.problems(), Vec::<String>::new());
+    }
+
+    #[test]
     fn reports_all_problems_at_once() {
         let mut config: Config = toml::from_str(MINIMAL).unwrap();
         config.cvm.cid_start = 2;

@@ -192,7 +192,11 @@ impl Vmm {
         let client = self.simulator.as_ref().ok_or(VmmError::NoSimulator)?;
         let headers = HeaderMap::from_iter([(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"))]);
         let answer = client.request(method, &format!("/td/{id}"), headers, body).await;
-        let answer = answer.map_err(|error| VmmError::Simulator(RpcError::from_user_facing(&error)))?;
+        let answer = answer.map_err(|error| {
+            let mut error = RpcError::from_user_facing(&error);
+            error.message = format!("{}: {}", client.endpoint(), error.message);
+            VmmError::Simulator(error)
+        })?;
         if answer.status.is_success() {
             return Ok(());
         }

@@ -46,7 +46,7 @@ async fn main() -> anyhow::Result<()> {
         }
     });
     dstack_service::readiness::announce(Some(pid_file.as_path()).filter(|path| !path.as_os_str().is_empty()))?;
-    tracing::info!(%address, "ready");
+    tracing::info!(address = ?listener.local_addr(), "ready");
     dstack_rpc::serve(listener, router(&vmm)?, dstack_service::shutdown_signal()).await;
     Ok(())
 }
