@@ -19,7 +19,7 @@ use super::{
 };
 
 /// How long DHCP may take.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(45);
 /// `argv[0]` under which dhcpcd calls `dstack-init` back.
 pub const HOOK_NAME: &str = "dhcp-event";
 
@@ -37,10 +37,12 @@ pub enum NetworkError {
         source: io::Error,
     },
     /// Nobody gave us an address.
-    #[error("no DHCP server gave this VM an address within {patience:?}")]
+    #[error("no DHCP server gave this VM an address within {patience:?}; dhcpcd: {log_tail}")]
     NoLease {
         /// How long was waited.
         patience: Duration,
+        /// The end of the client's log.
+        log_tail: String,
     },
 }
 
@@ -70,6 +72,7 @@ pub struct NetworkUp {
 #[derive(Debug)]
 pub struct Networking {
     lease: watch::Receiver<bool>,
+    children: Children,
 }
 
 impl Networking {
@@ -89,7 +92,7 @@ impl Networking {
         fs::write(&config, dhcpcd_config(&hook)).map_err(failed("write dhcpcd.conf"))?;
         fs::create_dir_all(layout.root().join("var/lib/dhcpcd")).map_err(failed("make the lease directory"))?;
         children.start(ServiceSpec::new("dhcpcd", "/usr/sbin/dhcpcd", &["-B", "-4", "-f", &config.display().to_string()]));
-        Ok(Self { lease })
+        Ok(Self { lease, children: children.clone() })
     }
 
     /// Waits for an address.
@@ -99,15 +102,15 @@ impl Networking {
         let wait = self.lease.wait_for(|has_lease| *has_lease);
         match tokio::time::timeout(PATIENCE, wait).await {
             Ok(Ok(_)) => Ok(NetworkUp { _private: () }),
-            _ => Err(NetworkError::NoLease { patience: PATIENCE }),
+            _ => Err(NetworkError::NoLease { patience: PATIENCE, log_tail: self.children.log_tail("dhcpcd") }),
         }
     }
 }
 
-/// No random delay, no ARP probe, no made-up address: the host's DHCP server decides, or there is no network.
+/// No random delay, no ARP probe, no made-up address, and no wait for udev, which we do not run: the host's DHCP server decides, or there is no network.
 fn dhcpcd_config(hook: &Path) -> String {
     format!(
-        "allowinterfaces eth* enp* ens*\nipv4only\nnodelay\nnoarp\nnoipv4ll\nnohook resolv.conf\noption domain_name_servers, domain_name, interface_mtu\nrequire dhcp_server_identifier\nscript {}\n",
+        "nodev\nallowinterfaces eth* enp* ens*\nipv4only\nnodelay\nnoarp\nnoipv4ll\nnohook resolv.conf\noption domain_name_servers, domain_name, interface_mtu\nrequire dhcp_server_identifier\nscript {}\n",
         hook.display()
     )
 }
@@ -194,7 +197,7 @@ mod tests {
     async fn without_a_lease_there_is_no_network() {
         let (_sender, lease) = watch::channel(false);
 
-        let error = Networking { lease }.ready().await.unwrap_err();
+        let error = Networking { lease, children: Children::new(std::env::temp_dir()).0 }.ready().await.unwrap_err();
 
         assert_eq!(error.code(), "guest/no-dhcp-lease");
     }
