@@ -44,7 +44,7 @@ async fn the_rendered_command_line_runs_survives_us_and_is_removed() {
     node.kill_supervisor();
     node.start_supervisor().await;
     node.start_vmm().await;
-    assert_eq!(node.pid(&vm).await, Some(pid));
+    assert_eq!(node.pid(&vm).await, Some(pid), "{:?}", node.info(&vm).await);
     assert_eq!(node.info(&vm).await.status, "running");
 
     // Agent: nobody. Power button: pressed, ignored. SIGTERM: QEMU ends.

@@ -268,7 +268,10 @@ pub fn write_image(dir: &Path, is_dev: bool) {
     file.write_all(&vec![7; data_bytes]).unwrap();
     let root = dstack_os_image::verity::append(&mut file, data_bytes as u64).unwrap();
     let mut kernel = vec![0xf4; 32 << 10];
+    // As much of a Linux boot header as QEMU looks at: one setup sector, boot protocol 2.0, loaded high.
     kernel.splice(0x1f1..0x1f2, [1]);
+    kernel.splice(0x202..0x208, *b"HdrS\x00\x02");
+    kernel.splice(0x211..0x212, [1]);
     let metadata = serde_json::json!({
         "bios": "ovmf.fd", "kernel": "bzImage", "initrd": "initramfs.cpio.gz", "rootfs": "rootfs.img", "version": "1.0.0", "is_dev": is_dev,
         "cmdline": format!("console=ttyS0 dstack.rootfs_hash={root} dstack.rootfs_size={data_bytes}"),
