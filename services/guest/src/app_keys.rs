@@ -183,7 +183,8 @@ mod tests {
     fn the_file_has_the_names_that_other_tools_read() {
         let json: serde_json::Value = serde_json::from_slice(&must_document().to_json().unwrap()).unwrap();
 
-        let names: Vec<&String> = json.as_object().unwrap().keys().collect();
+        let mut names: Vec<&String> = json.as_object().unwrap().keys().collect();
+        names.sort();
         assert_eq!(names, ["ca_cert", "disk_crypt_key", "env_crypt_key", "gateway_app_id", "k256_key", "k256_signature", "key_provider"]);
         assert!(json["key_provider"]["None"]["key"].as_str().unwrap().contains("PRIVATE KEY"));
     }

@@ -59,7 +59,7 @@ pub fn notify(address: HostAddress, event: &str, payload: &str, patience: Durati
     let mut answer = [0_u8; 64];
     let got = stream.read(&mut answer)?;
     let status = answer.get(..got).unwrap_or_default();
-    if status.starts_with(b"HTTP/1.1 200") {
+    if status.starts_with(b"HTTP/1.") && status.get(9..12) == Some(b"200") {
         return Ok(());
     }
     Err(io::Error::other(format!("host API answered {:?}", String::from_utf8_lossy(status).lines().next().unwrap_or_default())))
