@@ -69,7 +69,9 @@ impl UserFacing for AllowListError {
 
     fn fix(&self) -> String {
         match self {
-            Self::Read { path, .. } => format!("create {} or let this user read it; `version = 1` alone is a list that allows nothing", path.display()),
+            Self::Read { path, .. } => {
+                format!("create {} or let this user read it; `version = 1` alone is a list that allows nothing", path.display())
+            }
             Self::TooLarge { path } => format!("remove what is no longer needed from {}", path.display()),
             Self::Invalid { path, line, .. } => format!("correct line {line} of {}", path.display()),
         }
@@ -136,7 +138,11 @@ impl AllowList {
     ///
     /// Errors: a broken rule with its line.
     pub fn parse(text: &str, path: &Path) -> Result<Self, AllowListError> {
-        let invalid = |span: Option<Range<usize>>, reason: String| AllowListError::Invalid { path: path.to_owned(), line: line_of(text, span), reason };
+        let invalid = |span: Option<Range<usize>>, reason: String| AllowListError::Invalid {
+            path: path.to_owned(),
+            line: line_of(text, span),
+            reason,
+        };
         let document: Document = toml::from_str(text).map_err(|error| invalid(error.span(), error.message().to_owned()))?;
         Self::check(document).map_err(|problem| invalid(Some(problem.span), problem.reason))
     }

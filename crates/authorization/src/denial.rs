@@ -100,8 +100,12 @@ impl UserFacing for Denial {
 
     fn fix(&self) -> String {
         match self {
-            Self::Simulated => "run on TEE hardware, or set allow_simulated = true under [danger] in the allow list of a test system".into(),
-            Self::TcbStatus { status } => format!("update the platform's firmware and microcode, or add \"{status}\" to tcb_statuses in the allow list"),
+            Self::Simulated => {
+                "run on TEE hardware, or set allow_simulated = true under [danger] in the allow list of a test system".into()
+            }
+            Self::TcbStatus { status } => {
+                format!("update the platform's firmware and microcode, or add \"{status}\" to tcb_statuses in the allow list")
+            }
             Self::Advisory { advisory } => format!("update the platform, or remove {advisory} from rejected_advisories in the allow list"),
             Self::OsImageUnknown => "boot an OS image whose host passes its measurement document in vm_config".into(),
             Self::OsImage { hash } => format!("boot an allowed image, or add {hash} to os_images in the allow list"),
@@ -109,7 +113,9 @@ impl UserFacing for Denial {
             Self::BootIncomplete => "ask for keys after boot-mr-done was measured, as dstack-init does".into(),
             Self::App { app_id } => format!("add app {app_id} with its compose hash to apps in the allow list"),
             Self::ComposeHash { app_id, compose_hash } => {
-                format!("add {compose_hash} to compose_hashes of app {app_id} in the allow list, or deploy the compose file that is allowed")
+                format!(
+                    "add {compose_hash} to compose_hashes of app {app_id} in the allow list, or deploy the compose file that is allowed"
+                )
             }
             Self::Device { device_id } => format!("run the app on an allowed machine, or add {device_id} to its devices in the allow list"),
             Self::KmsMeasurement { mr_aggregated } => format!("add {mr_aggregated} to kms.mr_aggregated in the allow list"),

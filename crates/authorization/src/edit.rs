@@ -149,9 +149,13 @@ impl AllowListFile {
     ///
     /// `allow_simulated`: accept evidence of a software TEE, for local test systems.
     pub fn plan_create(&self, allow_simulated: bool) -> Plan {
-        let mut text = String::from("# Who gets keys. What is not listed here is denied; the KMS follows changes of this file at once.\nversion = 1\n");
+        let mut text = String::from(
+            "# Who gets keys. What is not listed here is denied; the KMS follows changes of this file at once.\nversion = 1\n",
+        );
         if allow_simulated {
-            text.push_str("\n[danger]\n# Evidence of a software TEE is accepted: keys are not protected by hardware.\nallow_simulated = true\n");
+            text.push_str(
+                "\n[danger]\n# Evidence of a software TEE is accepted: keys are not protected by hardware.\nallow_simulated = true\n",
+            );
         }
         let changes = if self.path.exists() { Vec::new() } else { vec![Change::CreateFile { allow_simulated }] };
         Plan { path: self.path.clone(), before: None, after: text, changes }
@@ -167,7 +171,8 @@ impl AllowListFile {
         let mut document: DocumentMut = before.parse().map_err(|error: toml_edit::TomlError| invalid(error.message().to_owned()))?;
         let mut changes = Vec::new();
         for edit in edits {
-            apply(edit, &mut document, &mut changes).map_err(|NotTables(key)| invalid(format!("{key} must be written as [[{key}]] tables to be edited")))?;
+            apply(edit, &mut document, &mut changes)
+                .map_err(|NotTables(key)| invalid(format!("{key} must be written as [[{key}]] tables to be edited")))?;
         }
         let after = if changes.is_empty() { before.clone() } else { document.to_string() };
         if !changes.is_empty() {

@@ -77,12 +77,7 @@ pub enum VerifyEnvKeyError {
 /// Checks the form without time. Prefer [`verify_env_key_v1`]: this one can be replayed for ever.
 ///
 /// Errors: [`VerifyEnvKeyError::Signer`].
-pub fn verify_env_key(
-    app_id: &AppId,
-    public_key: &[u8; 32],
-    signature: &[u8],
-    kms_public_key: &[u8; 33],
-) -> Result<(), VerifyEnvKeyError> {
+pub fn verify_env_key(app_id: &AppId, public_key: &[u8; 32], signature: &[u8], kms_public_key: &[u8; 33]) -> Result<(), VerifyEnvKeyError> {
     let signer = recover(&env_key_digest(app_id, public_key), signature);
     if signer.as_ref() == Some(kms_public_key) { Ok(()) } else { Err(VerifyEnvKeyError::Signer) }
 }

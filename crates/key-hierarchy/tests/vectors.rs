@@ -66,10 +66,7 @@ fn legacy_env_key_signature_verifies() {
 
     let mut other = bytes(&v, "signature");
     other[10] ^= 1;
-    assert_eq!(
-        verify_env_key(&app_id(&v), &fixed(&v, "public_key"), &other, &fixed(&v, "signer")),
-        Err(VerifyEnvKeyError::Signer)
-    );
+    assert_eq!(verify_env_key(&app_id(&v), &fixed(&v, "public_key"), &other, &fixed(&v, "signer")), Err(VerifyEnvKeyError::Signer));
 }
 
 #[test]
@@ -88,7 +85,8 @@ fn dh_secret_and_its_intermediate_values_match() {
 #[test]
 fn kms_derives_the_app_k256_key() {
     let v = with_id("kms-app-k256");
-    let root = RootKeys { ca: P256Key::from_scalar(&Secret::new([1; 32])).unwrap(), k256: K256Key::from_scalar(&secret(&v, "root")).unwrap() };
+    let root =
+        RootKeys { ca: P256Key::from_scalar(&Secret::new([1; 32])).unwrap(), k256: K256Key::from_scalar(&secret(&v, "root")).unwrap() };
 
     let (key, signature) = root.app_k256_key(&app_id(&v)).unwrap();
 
@@ -161,7 +159,11 @@ fn opens_what_other_sdks_sealed() {
         assert_eq!(env.public_key().to_vec(), bytes(v, "public_key"), "{id}");
         assert_eq!(opened.vars.len(), expected.len(), "{id}");
         for (var, wanted) in opened.vars.iter().zip(expected) {
-            assert_eq!((var.key.as_str(), var.value.as_str()), (wanted["key"].as_str().unwrap(), wanted["value"].as_str().unwrap()), "{id}");
+            assert_eq!(
+                (var.key.as_str(), var.value.as_str()),
+                (wanted["key"].as_str().unwrap(), wanted["value"].as_str().unwrap()),
+                "{id}"
+            );
         }
     }
 }
@@ -180,10 +182,8 @@ fn refuses_damaged_environments() {
 
 #[test]
 fn disk_key_is_per_instance_and_all_others_per_app() {
-    let root = RootKeys {
-        ca: P256Key::from_scalar(&Secret::new([3; 32])).unwrap(),
-        k256: K256Key::from_scalar(&Secret::new([4; 32])).unwrap(),
-    };
+    let root =
+        RootKeys { ca: P256Key::from_scalar(&Secret::new([3; 32])).unwrap(), k256: K256Key::from_scalar(&Secret::new([4; 32])).unwrap() };
     let app = AppId::new([5; 20]);
     let one = root.app_keys(&app, &InstanceId::derive(&[1; 20], &app)).unwrap();
     let two = root.app_keys(&app, &InstanceId::derive(&[2; 20], &app)).unwrap();

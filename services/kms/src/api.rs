@@ -1,12 +1,15 @@
 //! The calls. Each converts and delegates.
 
-use std::{sync::Arc, time::{Instant, SystemTime, UNIX_EPOCH}};
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
 
 use dstack_api::{
     Dispatch, Payload, RpcError,
     kms::{
         AppId as AppIdMessage, AppKeyResponse, BootstrapResponse, Empty, GetAppKeyRequest, GetKmsKeyRequest, GetMetaResponse,
-        GetTempCaCertResponse, KmsRpc, KmsServer, KmsKeyResponse, PublicKeyResponse, SignCertRequest, SignCertResponse,
+        GetTempCaCertResponse, KmsKeyResponse, KmsRpc, KmsServer, PublicKeyResponse, SignCertRequest, SignCertResponse,
     },
 };
 use dstack_attestation::{Attestation, MrScope, VerifiedEvidence};
@@ -97,7 +100,8 @@ impl KmsRpc for Kms {
             other => return Err(unsupported_version(other)),
         };
         let now = unix_now();
-        let csr = CertRequest::verify(version, &request.csr, &request.signature).map_err(|error| self.refuse(&call, &error.into(), None))?;
+        let csr =
+            CertRequest::verify(version, &request.csr, &request.signature).map_err(|error| self.refuse(&call, &error.into(), None))?;
         let verdict = self.verification.of_request(&csr, &request.vm_config, now).await;
         let (evidence, boot) = self.admit(&call, verdict, MrScope::BootTime)?;
         let (mut profile, validity) = self.rules.apply(&csr.config, now, self.root_end()).map_err(|refusal| {
@@ -105,7 +109,8 @@ impl KmsRpc for Kms {
             RpcError::from_user_facing(&refusal)
         })?;
         self.add_facts(&mut profile, &csr, &boot, &evidence);
-        let answer = release::issue_certificate(&self.store, &boot, &csr.pubkey, &profile, validity).map_err(|error| own_failure(&call, &error))?;
+        let answer =
+            release::issue_certificate(&self.store, &boot, &csr.pubkey, &profile, validity).map_err(|error| own_failure(&call, &error))?;
         self.audit.released(&call, &boot, &evidence);
         Ok(answer)
     }

@@ -124,7 +124,10 @@ fn is_name(name: &str) -> bool {
 /// Whether a certificate for `name` is one for `domain`, as TLS clients match.
 fn covers(name: &str, domain: &Domain) -> bool {
     let name = name.trim_end_matches('.');
-    let wildcard = name.strip_prefix("*.").zip(domain.as_str().split_once('.')).is_some_and(|(suffix, (_, parent))| suffix.eq_ignore_ascii_case(parent));
+    let wildcard = name
+        .strip_prefix("*.")
+        .zip(domain.as_str().split_once('.'))
+        .is_some_and(|(suffix, (_, parent))| suffix.eq_ignore_ascii_case(parent));
     wildcard || name.eq_ignore_ascii_case(domain.as_str())
 }
 

@@ -6,8 +6,7 @@
 //! Keys are PKCS#8 PEM unless said otherwise; all files are 0600. The directory appears as a whole, see [`crate::bootstrap`].
 
 use std::{
-    fs,
-    io,
+    fs, io,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
@@ -113,7 +112,9 @@ impl UserFacing for KeyStoreError {
             }
             Self::Exposed { path, .. } => format!("find out who read {}, then chmod 600 it", path.display()),
             Self::Malformed { path, .. } | Self::Mismatch { path } => format!("restore {} from a backup", path.display()),
-            Self::Io { path, .. } => format!("check space and permissions of {}; cert_dir must not itself be a mount point", path.display()),
+            Self::Io { path, .. } => {
+                format!("check space and permissions of {}; cert_dir must not itself be a mount point", path.display())
+            }
             Self::Authority(_) | Self::CertKey(_) | Self::Key(_) => "read the log; this is a defect worth reporting".to_owned(),
         }
     }

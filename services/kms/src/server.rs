@@ -1,6 +1,11 @@
 //! Start, listener and routes.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::{SystemTime, UNIX_EPOCH}};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use axum::{Router, routing::get};
 use dstack_api::{UserFacing, kms::KmsServer};
@@ -89,7 +94,9 @@ impl UserFacing for StartError {
 
     fn fix(&self) -> String {
         match self {
-            Self::NoTee { .. } => "run the KMS in a confidential VM, or set run_without_tee = true under [danger] for a test system".to_owned(),
+            Self::NoTee { .. } => {
+                "run the KMS in a confidential VM, or set run_without_tee = true under [danger] for a test system".to_owned()
+            }
             Self::Keys(error) => error.fix(),
             Self::AllowList(error) => error.fix(),
             Self::SimulatedRoot { .. } => "give the root certificate that the software TEE generated".to_owned(),
@@ -122,8 +129,7 @@ impl Server {
         let identity = renew_rpc_certificate(&store, &settings, attest, now)?;
         let config = tls::server(&identity, store.temp.certificate_der()).map_err(|error| StartError::Tls { reason: error.to_string() })?;
         let listener = Listener::tls(settings.file.listen, config).await?;
-        let verification =
-            Verification::new(verifier, collateral, settings.file.max_verifications, settings.file.verified_cache_entries);
+        let verification = Verification::new(verifier, collateral, settings.file.max_verifications, settings.file.verified_cache_entries);
         let max_seconds = u64::from(settings.file.max_certificate_days) * 24 * 3600;
         let rules = CertificateRules { kms_domain: settings.domain, max_seconds };
         let kms = Kms { store, authorizer, verification, rules, audit: Audit::new() };
@@ -187,7 +193,10 @@ fn open_tee(settings: &Settings) -> Result<impl Fn(&[u8; 64]) -> Option<Vec<u8>>
     };
     Ok(move |report_data: &[u8; 64]| {
         let quoted = attester.as_ref()?.quote(report_data, "{}");
-        quoted.inspect_err(|error| tracing::error!(%error, "no evidence of this machine")).ok().map(|quoted| quoted.attestation.stripped().encode())
+        quoted
+            .inspect_err(|error| tracing::error!(%error, "no evidence of this machine"))
+            .ok()
+            .map(|quoted| quoted.attestation.stripped().encode())
     })
 }
 

@@ -99,12 +99,12 @@ impl Verification {
         let leaf = leaf.ok_or(Refusal::NoCertificate)?;
         let certificate = RaTlsCertificate::parse(leaf)?;
         let evidence = certificate.evidence()?.ok_or(Refusal::NoEvidence)?;
-        self.verify(evidence, certificate.spki_der(), content_key(&[leaf, vm_config.as_bytes()]), vm_config, now).await
+        self.verify(evidence, certificate.spki_der(), content_key(&[b"certificate", leaf, vm_config.as_bytes()]), vm_config, now).await
     }
 
     /// Verifies the evidence in a certificate request and that it binds the request's key.
     pub(crate) async fn of_request(&self, request: &CertRequest, vm_config: &str, now: u64) -> Result<Arc<VerifiedEvidence>, Refusal> {
-        let key = content_key(&[&request.encode(), vm_config.as_bytes()]);
+        let key = content_key(&[b"request", &request.encode(), vm_config.as_bytes()]);
         self.verify(request.evidence()?, &request.pubkey, key, vm_config, now).await
     }
 

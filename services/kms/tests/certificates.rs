@@ -101,7 +101,8 @@ async fn an_app_certificate_never_passes_for_the_kms() {
     let guest = stack.guest(1);
     let chain = sign(&kms, &request(&guest, wishes())).await.unwrap().certificate_chain;
     let root = der_of(&chain[2]);
-    let identity = tls::Identity { chain: chain.iter().map(|pem| der_of(pem)).collect(), key: CertKey::from_pem(&guest.key.to_pem()).unwrap() };
+    let identity =
+        tls::Identity { chain: chain.iter().map(|pem| der_of(pem)).collect(), key: CertKey::from_pem(&guest.key.to_pem()).unwrap() };
     let impostor = Listener::tls(([127, 0, 0, 1], 0).into(), tls::anonymous_server(&identity).unwrap()).await.unwrap();
     let url = format!("https://{}/prpc", impostor.local_addr().unwrap());
     tokio::spawn(dstack_rpc::serve(impostor, axum::Router::new(), std::future::pending()));

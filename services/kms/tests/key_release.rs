@@ -220,7 +220,8 @@ async fn a_certificate_of_another_kms_does_not_even_connect() {
     let (kms, other) = (stack.kms().await, Stack::start().await);
     let other = other.kms().await;
     let foreign = KmsClient(other.anonymous()).get_temp_ca_cert(&Empty {}).await.unwrap();
-    let authority = dstack_ra_tls::CertificateAuthority::load(&foreign.temp_ca_cert, dstack_ra_tls::CertKey::from_pem(&foreign.temp_ca_key).unwrap());
+    let authority =
+        dstack_ra_tls::CertificateAuthority::load(&foreign.temp_ca_cert, dstack_ra_tls::CertKey::from_pem(&foreign.temp_ca_key).unwrap());
     let identity = stack.guest(1).identity(&authority.unwrap());
     let root = KmsClient(kms.anonymous()).get_meta(&Empty {}).await.unwrap().ca_cert;
     let config = dstack_ra_tls::tls::pinned_client(&der_of(&root), "kms:rpc", Some(&identity)).unwrap();

@@ -8,9 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-const FILES: [&str; 9] = [
-    "bootstrap-info.json", "root-ca.crt", "root-ca.key", "root-k256.key", "rpc-domain", "rpc.crt", "rpc.key", "tmp-ca.crt", "tmp-ca.key",
-];
+const FILES: [&str; 9] =
+    ["bootstrap-info.json", "root-ca.crt", "root-ca.key", "root-k256.key", "rpc-domain", "rpc.crt", "rpc.key", "tmp-ca.crt", "tmp-ca.key"];
 const KILLS: u32 = 30;
 
 struct Kms {

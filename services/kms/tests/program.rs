@@ -83,11 +83,9 @@ async fn starting_problems_have_code_and_fix() {
     no_list.allow_list = stack.path("none.toml");
     let mut no_root = stack.settings();
     no_root.danger.simulated_root = Some(stack.path("none.pem"));
-    for (settings, code) in [
-        (in_use, "[rpc/address-in-use]"),
-        (no_list, "[authorization/allow-list-unreadable]"),
-        (no_root, "[config/invalid]"),
-    ] {
+    for (settings, code) in
+        [(in_use, "[rpc/address-in-use]"), (no_list, "[authorization/allow-list-unreadable]"), (no_root, "[config/invalid]")]
+    {
         let output = run(&stack, &settings, &[]);
 
         let text = String::from_utf8(output.stderr).unwrap();

@@ -72,7 +72,8 @@ async fn what_is_sealed_to_the_published_key_opens_with_the_released_key() {
     let root = anonymous.get_meta(&Empty {}).await.unwrap().k256_pubkey.try_into().unwrap();
     let request = AppIdMessage { app_id: guest.app_id.as_bytes().to_vec() };
 
-    let PublicKeyResponse { public_key, signature, timestamp, signature_v1 } = anonymous.get_app_env_encrypt_pub_key(&request).await.unwrap();
+    let PublicKeyResponse { public_key, signature, timestamp, signature_v1 } =
+        anonymous.get_app_env_encrypt_pub_key(&request).await.unwrap();
 
     let public_key: [u8; 32] = public_key.try_into().unwrap();
     verify_env_key(&guest.app_id, &public_key, &signature, &root).unwrap();
@@ -100,7 +101,15 @@ async fn an_app_id_has_twenty_bytes() {
 async fn absent_calls_say_so_and_point_on() {
     let stack = Stack::start().await;
     let kms = stack.kms().await;
-    for method in ["GetKmsKey", "KMS.GetKmsKey", "Admin.ClearImageCache", "Onboard.Bootstrap", "Onboard.Onboard", "Onboard.GetAttestationInfo", "Onboard.Finish"] {
+    for method in [
+        "GetKmsKey",
+        "KMS.GetKmsKey",
+        "Admin.ClearImageCache",
+        "Onboard.Bootstrap",
+        "Onboard.Onboard",
+        "Onboard.GetAttestationInfo",
+        "Onboard.Finish",
+    ] {
         let answer = post(&kms, &format!("/prpc/{method}?json"), "application/json", "{}").await;
 
         assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{method}");

@@ -36,7 +36,17 @@ fn the_first_start_makes_all_files_with_narrow_permissions() {
     names.sort();
     assert_eq!(
         names,
-        ["bootstrap-info.json", "root-ca.crt", "root-ca.key", "root-k256.key", "rpc-domain", "rpc.crt", "rpc.key", "tmp-ca.crt", "tmp-ca.key"]
+        [
+            "bootstrap-info.json",
+            "root-ca.crt",
+            "root-ca.key",
+            "root-k256.key",
+            "rpc-domain",
+            "rpc.crt",
+            "rpc.key",
+            "tmp-ca.crt",
+            "tmp-ca.key"
+        ]
     );
     for name in names {
         assert_eq!(fs::metadata(dir.join(&name)).unwrap().permissions().mode() & 0o777, 0o600, "{name}");

@@ -1,5 +1,12 @@
 //! A KMS on a free port beside a software TEE, and guests with genuine simulated quotes.
-#![allow(clippy::unwrap_used, clippy::expect_used, dead_code, unreachable_pub, missing_docs, reason = "tests panic on purpose; not every test uses everything")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    reason = "tests panic on purpose; not every test uses everything"
+)]
 
 pub mod program;
 
@@ -12,7 +19,10 @@ use std::{
 use dstack_api::kms::{Empty, KmsClient};
 use dstack_attestation::{AcpiSource, Attestation, DocumentReference, ImageReference as _, bound_measurement};
 use dstack_event_log::{EventVersion, RuntimeEvent, names, replay};
-use dstack_kms::{Server, config::{ConfigFile, Danger, Settings}};
+use dstack_kms::{
+    Server,
+    config::{ConfigFile, Danger, Settings},
+};
 use dstack_manifest::{AppId, ComposeHash, InstanceId, MeasurementDocument, OsImageHash, VmConfig, mr_config_id_v1};
 use dstack_ra_tls::{
     CertKey, CertificateAuthority, LeafProfile, Validity, ra_tls_report_data,
