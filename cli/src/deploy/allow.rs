@@ -1,6 +1,6 @@
 //! Telling the KMS what may have keys.
 
-use dstack_authorization::{Devices, Edit};
+use dstack_authorization::{AllowListFile, Change, Devices, Edit};
 use dstack_manifest::{AppId, ComposeHash, OsImageHash};
 use dstack_os_image::ImageStore;
 
@@ -24,10 +24,28 @@ pub(super) struct Subject<'a> {
     pub compose_hash: ComposeHash,
 }
 
-/// Extends the allow list of a local stack after showing what it will allow; for other stacks shows what must be allowed.
+/// A change of an allow list that was shown and confirmed, and not made yet.
+#[derive(Debug)]
+#[must_use = "nothing is allowed until it is granted"]
+pub(crate) struct Permission(Option<(AllowListFile, Vec<Edit>)>);
+
+impl Permission {
+    /// Changes the list.
+    ///
+    /// Errors: it cannot be changed.
+    pub(crate) fn grant(self) -> Outcome {
+        match self.0 {
+            // Planned anew: another deployment may have changed the list since.
+            Some((list, edits)) => Ok(list.plan(&edits)?.save()?),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Shows what the allow list of a local stack must allow and asks; for other stacks shows what their operator must allow.
 ///
-/// Errors: not confirmed, or the list cannot be changed.
-pub(super) fn allow(vmm: &Vmm, subject: &Subject<'_>, is_confirmed: bool, output: Output) -> Outcome {
+/// Errors: not confirmed, or the list cannot be read.
+pub(crate) fn ask(vmm: &Vmm, subject: &Subject<'_>, is_confirmed: bool, output: Output) -> Outcome<Permission> {
     let palette = output.error_palette;
     let Some(local) = &vmm.local else {
         let rows = [
@@ -36,36 +54,33 @@ pub(super) fn allow(vmm: &Vmm, subject: &Subject<'_>, is_confirmed: bool, output
             ("OS image", subject.image.to_owned()),
         ];
         output.note(&format!("The KMS must allow this app; its operator needs:\n{}", fields(palette, &rows)));
-        return Ok(());
+        return Ok(Permission(None));
     };
     let hash: OsImageHash = ImageStore::new(local.images()).load(subject.image)?.os_image_hash();
-    let edits = [
+    let edits = vec![
         Edit::AllowOsImage { hash, note: subject.image.to_owned() },
         Edit::AllowApp { app_id: subject.app_id, compose_hash: subject.compose_hash, devices: Devices::Any, note: subject.name.to_owned() },
     ];
-    let plan = local.allow_list().plan(&edits)?;
+    let list = local.allow_list();
+    let plan = list.plan(&edits)?;
     if plan.changes().is_empty() {
-        return Ok(());
+        return Ok(Permission(None));
     }
     let rows = [
         ("app", format!("{} ({})", subject.app_id, subject.name)),
         ("compose hash", subject.compose_hash.to_string()),
         ("OS image", format!("{hash} ({})", subject.image)),
     ];
-    let changes: Vec<String> = plan.changes().iter().map(|change| format!("  + {change}")).collect();
-    let head = palette.paint(Tone::Strong, "The local KMS will hand keys to:");
-    let note = palette.paint(Tone::Quiet, &format!("Changes of the allow list:\n{}", changes.join("\n")));
-    output.note(&format!("{head}\n{}\n{note}", fields(palette, &rows)));
+    let head = palette.paint(Tone::Strong, "The local KMS will hand keys to");
+    let kept = plan.changes().iter().any(|change| matches!(change, Change::OsImageAllowed(_)));
+    let note = if kept { "on any machine; both are new on its allow list." } else { "on any machine; the OS image is allowed already." };
+    output.note(&format!("{head}\n{}\n  {}", fields(palette, &rows), palette.paint(Tone::Quiet, note)));
     if !is_confirmed {
         if !ask::is_possible() {
-            return Err(Failure::usage(
-                "deploy/not-confirmed",
-                "the allow list must change, and there is no terminal to ask at",
-                "add --yes",
-            ));
+            let cause = "the allow list must change, and there is no terminal to ask at";
+            return Err(Failure::usage("deploy/not-confirmed", cause, "add --yes"));
         }
         ask::confirm("Allow this?")?;
     }
-    plan.save()?;
-    Ok(())
+    Ok(Permission(Some((list, edits))))
 }

@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use dstack_api::vmm::{Id, ImageInfo, PortMapping, VmConfiguration, VmInfo};
+use dstack_api::vmm::{ImageInfo, PortMapping, VmConfiguration, VmInfo};
 use dstack_key_hierarchy::{EnvVar, seal_env};
 use dstack_manifest::{AppCompose, AppId, ComposeHash};
 use rand_core::OsRng;
@@ -37,6 +37,9 @@ use crate::{
     size,
     vms::{Timeline, Vmm, agent_url, short, urls, wait_for_boot},
 };
+
+/// The platform that the software TEE of a local stack plays.
+const SIMULATED_TEE: &str = "dstack-tdx";
 
 /// What `deploy` reports.
 #[derive(Debug, Serialize)]
@@ -78,7 +81,8 @@ pub(crate) async fn deploy(args: &DeployArgs, output: Output) -> Outcome {
         return dry_run(path, &app, output);
     }
     let ports = ports::resolve(&specs)?;
-    allow::allow(&vmm, &allow::Subject { name: &name, image: &image.name, app_id, compose_hash }, args.yes, output)?;
+    let subject = allow::Subject { name: &name, image: &image.name, app_id, compose_hash };
+    let permission = allow::ask(&vmm, &subject, args.yes, output)?;
     let encrypted_env = seal(&kms, &app_id, &vars, &progress).await?;
 
     let configuration = VmConfiguration {
@@ -92,13 +96,26 @@ pub(crate) async fn deploy(args: &DeployArgs, output: Output) -> Outcome {
         encrypted_env,
         app_id: Some(app_id.to_string()),
         kms_urls: args.kms_url.iter().cloned().collect(),
+        simulated_tee: vmm.local.is_some().then(|| SIMULATED_TEE.to_owned()),
         ..VmConfiguration::default()
     };
-    let step = progress.step("create VM");
-    let Id { id } = vmm.api.create_vm(&configuration).await.map_err(|error| vmm.explain(error).during(format!("creating {name}")))?;
-    step.done(short(&id));
+    let id = create(&vmm, &configuration, permission, &progress).await?;
     let report = Deployed { id, name, app_id, compose_hash, image: image.name, ports, urls: Vec::new(), agent_url: None, timeline: None };
     finish(report, &vmm, args, &progress, output).await
+}
+
+/// Creates the VM, then allows it: what the VMM refuses needs no keys, and the guest takes seconds until it asks for them.
+async fn create(vmm: &Vmm, configuration: &VmConfiguration, permission: allow::Permission, progress: &Progress) -> Outcome<String> {
+    let step = progress.step("create VM");
+    let operation = format!("creating {}", configuration.name);
+    let created = vmm.api.create_vm(configuration).await;
+    let id = created.map_err(|error| vmm.explain(error).during(operation.clone()))?;
+    if let Err(failure) = permission.grant() {
+        let _best_effort = vmm.api.remove_vm(&id).await;
+        return Err(failure.during(operation));
+    }
+    step.done(short(&id.id));
+    Ok(id.id)
 }
 
 async fn finish(mut report: Deployed, vmm: &Vmm, args: &DeployArgs, progress: &Progress, output: Output) -> Outcome {

@@ -42,26 +42,32 @@ pub(crate) async fn wait_for_boot(vmm: &Vmm, id: &str, deadline: Duration, progr
     }
 }
 
+/// The guest's `cause [code]; fix: what to do`.
+fn parts(text: &str) -> Option<(&str, &str, &str)> {
+    let (front, fix) = text.rsplit_once("]; fix: ")?;
+    let (cause, code) = front.rsplit_once(" [")?;
+    let is_code = code.contains('/') && code.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '/' | '-'));
+    is_code.then_some((cause, code, fix))
+}
+
 fn failed(vm: &VmInfo) -> Option<Failure> {
-    let fix = format!("read `dstack logs {}`; remove the VM with `dstack rm -f {}`", vm.name, vm.name);
+    let stage = if vm.boot_progress.is_empty() { String::new() } else { format!(" (at `{}`)", printable(&vm.boot_progress, 60)) };
+    let console = format!("`dstack logs {}` shows the console, `dstack rm -f {}` removes the VM", vm.name, vm.name);
+    let failure =
+        |code: &str, cause: &str, fix: String| Some(Failure::new(code, cause, fix).during(format!("{} did not boot{stage}", vm.name)));
     if !vm.boot_error.is_empty() {
-        // The guest's words may carry a code in brackets, as every error of ours does.
-        let text = printable(&vm.boot_error, 600);
-        let while_doing =
-            if vm.boot_progress.is_empty() { String::new() } else { format!(" while `{}`", printable(&vm.boot_progress, 60)) };
-        let failure = Failure::new("boot/failed", format!("{text}{while_doing}"), fix);
-        return Some(failure.during(format!("{} did not boot", vm.name)));
+        let text = printable(&vm.boot_error, 800);
+        return match parts(&text) {
+            Some((cause, code, fix)) => failure(code, cause, format!("{fix}\n{console}")),
+            None => failure("boot/failed", &text, console),
+        };
     }
     match vm.status.as_str() {
-        "exited" => Some(
-            Failure::new("boot/ended", format!("the VM ended{}", vm.exited_at.as_ref().map_or(String::new(), |at| format!(" {at}"))), fix)
-                .during(format!("{} did not boot", vm.name)),
-        ),
-        "stopped" | "removing" => Some(Failure::new(
-            "boot/stopped",
-            format!("the VM is {} now", vm.status),
-            "somebody else did this; start it with `dstack start`",
-        )),
+        "exited" => {
+            let at = vm.exited_at.as_ref().map_or(String::new(), |at| format!(" at {at}"));
+            failure("boot/ended", &format!("QEMU ended{at}"), console)
+        }
+        "stopped" | "removing" => failure("boot/stopped", &format!("somebody else changed the VM; it is {} now", vm.status), console),
         _ => None,
     }
 }
@@ -77,14 +83,15 @@ mod tests {
             name: "hello".into(),
             status: "running".into(),
             boot_progress: "requesting app keys".into(),
-            boot_error: "Boot denied: compose hash\x1b[2J is not allowed".into(),
+            boot_error: "KMS: compose hash\x1b[2J is not allowed [kms/denied]; fix: allow it".into(),
             ..VmInfo::default()
         };
 
         insta::assert_snapshot!(failed(&vm).unwrap().report.for_program("dstack").to_string(), @r"
-        dstack: error: hello did not boot [boot/failed]
-          cause: Boot denied: compose hash [2J is not allowed while `requesting app keys`
-          fix:   read `dstack logs hello`; remove the VM with `dstack rm -f hello`
+        dstack: error: hello did not boot (at `requesting app keys`) [kms/denied]
+          cause: KMS: compose hash [2J is not allowed
+          fix:   allow it
+                 `dstack logs hello` shows the console, `dstack rm -f hello` removes the VM
         ");
     }
 
