@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use dstack_manifest::VmConfig;
-use dstack_measurement::acpi::AcpiDigests;
+use dstack_measurement::acpi::{self, AcpiDigests, AcpiError, AcpiProfile, InterruptTrigger, PciWindow};
 use dstack_measurement::boot_event::event_type;
 use dstack_measurement::checksum::{ChecksumFile, os_image_hash};
 use dstack_measurement::mrtd::mrtd;
@@ -135,6 +135,38 @@ fn every_machine_logs_the_expected_firmware_events() {
             assert_eq!(register, must_digest(&machine["rtmr"][imr]), "RTMR{imr} of {}", machine["id"]);
         }
     }
+}
+
+/// 64-bit PCI memory as OVMF placed it on both machines; the window is far longer than what the devices use.
+const MEASURED_WINDOW: PciWindow = PciWindow::Assigned { first: 0x3800_0000_0000, last: 0x3800_0000_0000 };
+
+/// The machine `id` with the version of its QEMU, which not every machine states.
+fn must_machine(id: &str) -> (Value, VmShape) {
+    let machine = must_machines().into_iter().find(|machine| machine["id"] == id).unwrap();
+    let shape = VmShape { qemu_version: QemuVersion::new(9, 2, 1), ..VmShape::try_from(&must_config(&machine)).unwrap() };
+    (machine, shape)
+}
+
+#[test]
+fn generated_acpi_tables_have_the_digests_that_tdx_hardware_measured() {
+    for (id, trigger) in [("vm-955a2c26", InterruptTrigger::Level), ("vm-d096f394", InterruptTrigger::Edge)] {
+        let (machine, shape) = must_machine(id);
+
+        let tables = acpi::tables(&shape, AcpiProfile::tdx_9_2(trigger, MEASURED_WINDOW)).unwrap();
+
+        assert_eq!(tables.digests(), must_acpi(&machine), "{id}");
+    }
+}
+
+#[test]
+fn a_tdx_profile_answers_only_for_what_it_was_compared_with() {
+    let profile = AcpiProfile::tdx_9_2(InterruptTrigger::Level, MEASURED_WINDOW);
+    let (_, shape) = must_machine("vm-955a2c26");
+    let refused = |shape: VmShape| matches!(acpi::tables(&shape, profile), Err(AcpiError::Unsupported { .. }));
+
+    assert!(refused(VmShape { qemu_version: QemuVersion::new(8, 2, 2), ..shape.clone() }));
+    assert!(refused(VmShape { hotplug_off: false, ..shape.clone() }));
+    assert!(!refused(shape));
 }
 
 #[test]

@@ -5,6 +5,15 @@ use super::resource;
 
 const REGISTERS_PORT: u16 = 0x0cd8;
 const REGISTERS_LEN: u8 = 12;
+/// How the scan method treats CPUs that are to be removed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum CpuScan {
+    /// Notified while the CPUs are walked (QEMU 9.2).
+    NotifyAtOnce,
+    /// Collected first, notified afterwards (QEMU 10.0).
+    CollectFirst,
+}
+
 const MUTEX: &str = "\\_SB.PCI0.PRES.CPLK";
 /// Present and enabled.
 const LOCAL_APIC_FLAGS: u32 = 1;
@@ -15,9 +24,9 @@ pub(super) fn local_apic(cpu: u8) -> Vec<u8> {
 }
 
 /// The scope with hot-plug registers and one object per CPU, then the event that starts a scan.
-pub(super) fn cpus(count: u8) -> Aml {
-    let scan = aml::method("\\_GPE._E02", 0, &[aml::path("\\_SB.CPUS.CSCN")]);
-    aml::concat(&[aml::scope("_SB", &[registers(), container(count)]), scan])
+pub(super) fn cpus(count: u8, scan: CpuScan) -> Aml {
+    let start_scan = aml::method("\\_GPE._E02", 0, &[aml::path("\\_SB.CPUS.CSCN")]);
+    aml::concat(&[aml::scope("_SB", &[registers(), container(count, scan)]), start_scan])
 }
 
 fn register(name: &str) -> Aml {
@@ -55,7 +64,7 @@ fn registers() -> Aml {
     )
 }
 
-fn container(count: u8) -> Aml {
+fn container(count: u8, scan: CpuScan) -> Aml {
     let notify = |cpu| aml::if_(aml::equal(aml::arg(0), aml::int(u64::from(cpu))), &[aml::notify(&cpu_name(cpu), aml::arg(1))]);
     let notifications: Vec<Aml> = (0..count).map(notify).collect();
     let mut body = vec![
@@ -64,7 +73,7 @@ fn container(count: u8) -> Aml {
         aml::method("CTFY", 2, &notifications),
         status_method(),
         eject_method(),
-        scan_method(count),
+        scan_method(count, scan),
         report_method(),
     ];
     body.extend((0..count).map(cpu));
@@ -125,47 +134,55 @@ fn report_method() -> Aml {
 }
 
 /// Collects up to 255 added and removed CPUs at a time, then notifies them.
-fn scan_method(count: u8) -> Aml {
+fn scan_method(count: u8, scan: CpuScan) -> Aml {
     let (added, removed) = (1, 5);
-    let scan = aml::while_(
-        aml::land(aml::equal(aml::local(0), aml::int(1)), aml::less(aml::local(3), aml::int(u64::from(count)))),
-        &[
-            aml::store(aml::int(0), aml::local(0)),
-            aml::store(aml::local(3), register("CSEL")),
-            aml::store(aml::int(0), register("CCMD")),
-            aml::if_(aml::less(register("CDAT"), aml::local(3)), &[aml::break_()]),
-            aml::if_(
-                aml::lor(aml::equal(aml::local(added), aml::int(0xff)), aml::equal(aml::local(removed), aml::int(0xff))),
-                &[aml::store(aml::int(1), aml::local(4)), aml::break_()],
-            ),
-            aml::store(register("CDAT"), aml::local(3)),
-            collect("CINS", "CNEW", added),
-            collect("CRMV", "CEJL", removed),
-            aml::increment(aml::local(3)),
-        ],
-    );
-    let round = [
-        aml::store(aml::int(0), aml::local(4)),
-        aml::store(aml::int(1), aml::local(0)),
-        aml::store(aml::int(0), aml::local(added)),
-        aml::store(aml::int(0), aml::local(removed)),
-        scan,
-        aml::store(aml::int(0), aml::local(2)),
-        tell("CNEW", added, 1, "CINS", true),
-        aml::store(aml::int(0), aml::local(2)),
-        tell("CEJL", removed, 3, "CRMV", false),
+    let collects = scan == CpuScan::CollectFirst;
+    let is_full = |length| aml::equal(aml::local(length), aml::int(0xff));
+    let mut step = vec![
+        aml::store(aml::int(0), aml::local(0)),
+        aml::store(aml::local(3), register("CSEL")),
+        aml::store(aml::int(0), register("CCMD")),
+        aml::if_(aml::less(register("CDAT"), aml::local(3)), &[aml::break_()]),
+        aml::if_(
+            if collects { aml::lor(is_full(added), is_full(removed)) } else { is_full(added) },
+            &[aml::store(aml::int(1), aml::local(4)), aml::break_()],
+        ),
+        aml::store(register("CDAT"), aml::local(3)),
+        collect("CINS", "CNEW", added),
     ];
-    aml::serialized_method(
-        "CSCN",
-        0,
+    step.push(if collects { collect("CRMV", "CEJL", removed) } else { aml::else_(&[notify_removal()]) });
+    step.push(aml::increment(aml::local(3)));
+    let more = aml::land(aml::equal(aml::local(0), aml::int(1)), aml::less(aml::local(3), aml::int(u64::from(count))));
+    let mut round =
+        vec![aml::store(aml::int(0), aml::local(4)), aml::store(aml::int(1), aml::local(0)), aml::store(aml::int(0), aml::local(added))];
+    if collects {
+        round.push(aml::store(aml::int(0), aml::local(removed)));
+    }
+    round.extend([aml::while_(more, &step), aml::store(aml::int(0), aml::local(2)), tell("CNEW", added, 1, "CINS", true)]);
+    if collects {
+        round.extend([aml::store(aml::int(0), aml::local(2)), tell("CEJL", removed, 3, "CRMV", false)]);
+    }
+    let list = |name| aml::name(name, aml::sized_package(0xff, &[]));
+    let mut body = vec![aml::acquire(MUTEX), list("CNEW")];
+    if collects {
+        body.push(list("CEJL"));
+    }
+    body.extend([
+        aml::store(aml::int(0), aml::local(3)),
+        aml::store(aml::int(1), aml::local(4)),
+        aml::while_(aml::equal(aml::local(4), aml::int(1)), &round),
+        aml::release(MUTEX),
+    ]);
+    aml::serialized_method("CSCN", 0, &body)
+}
+
+fn notify_removal() -> Aml {
+    aml::if_(
+        aml::equal(register("CRMV"), aml::int(1)),
         &[
-            aml::acquire(MUTEX),
-            aml::name("CNEW", aml::sized_package(0xff, &[])),
-            aml::name("CEJL", aml::sized_package(0xff, &[])),
-            aml::store(aml::int(0), aml::local(3)),
-            aml::store(aml::int(1), aml::local(4)),
-            aml::while_(aml::equal(aml::local(4), aml::int(1)), &round),
-            aml::release(MUTEX),
+            aml::call("CTFY", &[aml::local(3), aml::int(3)]),
+            aml::store(aml::int(1), register("CRMV")),
+            aml::store(aml::int(1), aml::local(0)),
         ],
     )
 }

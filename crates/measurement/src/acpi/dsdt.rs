@@ -24,9 +24,9 @@ pub(super) fn dsdt(machine: &Machine) -> Aml {
         terms.push(hotplug::registers());
     }
     terms.extend([
-        interrupts::interrupts(),
+        interrupts::interrupts(machine.trigger),
         aml::scope("_GPE", &[aml::name("_HID", aml::string("ACPI0006"))]),
-        cpus::cpus(machine.cpu_count),
+        cpus::cpus(machine.cpu_count, machine.cpu_scan),
         host_bridge_resources(machine),
         sleep_states(),
         aml::scope("\\_SB.PCI0", &[firmware_config()]),

@@ -1,8 +1,8 @@
 //! The tables with a fixed layout: FADT, MADT, MCFG, WAET and RSDT.
 
-use super::Machine;
 use super::cpus::local_apic;
 use super::dsdt::ECAM_BASE;
+use super::{InterruptTrigger, Machine};
 
 /// Length of the header that every table but the FACS has.
 pub(super) const HEADER_LEN: usize = 36;
@@ -68,20 +68,33 @@ pub(super) fn fadt(machine: &Machine, facs: u32, dsdt: u32) -> Vec<u8> {
 pub(super) fn madt(machine: &Machine) -> Vec<u8> {
     /// Legacy interrupts that keep their number but are level triggered, active high.
     const LEVEL_INTERRUPTS: [u8; 4] = [5, 9, 10, 11];
+    const ACTIVE_HIGH_LEVEL: u8 = 0x0d;
+    const ACTIVE_HIGH_EDGE: u8 = 0x05;
     let mut body = [0xfee0_0000_u32.to_le_bytes(), u32::from(machine.pic).to_le_bytes()].concat();
     for cpu in 0..machine.cpu_count {
         body.extend(local_apic(cpu));
     }
     body.extend([1, 12, 0, 0]);
     body.extend([0xfec0_0000_u32.to_le_bytes(), 0_u32.to_le_bytes()].concat());
-    // The timer arrives at pin 2.
-    body.extend([2, 10, 0, 0, 2, 0, 0, 0, 0, 0]);
-    for line in LEVEL_INTERRUPTS {
-        body.extend([2, 10, 0, line, line, 0, 0, 0, 0x0d, 0]);
+    // The timer arrives at pin 2; its flags say: as the bus does.
+    match machine.trigger {
+        InterruptTrigger::Level => {
+            body.extend(interrupt_override(0, 2, 0));
+            body.extend(LEVEL_INTERRUPTS.iter().flat_map(|line| interrupt_override(*line, *line, ACTIVE_HIGH_LEVEL)));
+        }
+        InterruptTrigger::Edge => {
+            body.extend(interrupt_override(0, 2, ACTIVE_HIGH_EDGE));
+            body.extend((1..16).flat_map(|line| interrupt_override(line, line, ACTIVE_HIGH_EDGE)));
+        }
     }
     // Every CPU has its non-maskable interrupt at pin 1.
     body.extend([4, 6, 0xff, 0, 0, 1]);
     table(*b"APIC", 3, &body)
+}
+
+/// Legacy interrupt `line` arrives at `pin` of the I/O APIC.
+fn interrupt_override(line: u8, pin: u8, flags: u8) -> [u8; 10] {
+    [2, 10, 0, line, pin, 0, 0, 0, flags, 0]
 }
 
 /// Where the PCI Express configuration space lies: segment 0, buses 0 to 255.

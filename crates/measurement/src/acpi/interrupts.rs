@@ -1,5 +1,6 @@
 //! Interrupt routing of the q35 machine in the DSDT.
 
+use super::InterruptTrigger;
 use super::aml::{self, Aml};
 use super::resource;
 
@@ -12,11 +13,11 @@ const LINK_INTERRUPTS: [u32; 3] = [5, 10, 11];
 const FIRST_GSI: u32 = 16;
 
 /// The interrupt model chosen by the guest, and everything of `\_SB` about routing.
-pub(super) fn interrupts() -> Aml {
+pub(super) fn interrupts(trigger: InterruptTrigger) -> Aml {
     let routing = aml::scope("PCI0", &[table("PRTP", "LNK"), table("PRTA", "GSI"), routing_method()]);
-    let mut body = vec![routing, link_status_method(), link_resources_method()];
-    body.extend(('A'..='H').zip(0..).map(|(letter, index)| link(letter, index)));
-    body.extend(('A'..='H').zip(FIRST_GSI..).map(|(letter, gsi)| gsi_link(letter, gsi)));
+    let mut body = vec![routing, link_status_method(), link_resources_method(trigger)];
+    body.extend(('A'..='H').zip(0..).map(|(letter, index)| link(letter, index, trigger)));
+    body.extend(('A'..='H').zip(FIRST_GSI..).map(|(letter, gsi)| gsi_link(letter, gsi, trigger)));
     aml::concat(&[
         aml::name("PICF", aml::int(0)),
         aml::method("_PIC", 1, &[aml::store(aml::arg(0), aml::path("PICF"))]),
@@ -56,12 +57,12 @@ fn link_status_method() -> Aml {
     aml::method("IQST", 1, &[aml::if_(disabled, &[aml::return_(aml::int(0x09))]), aml::return_(aml::int(0x0b))])
 }
 
-fn link_resources_method() -> Aml {
+fn link_resources_method(trigger: InterruptTrigger) -> Aml {
     aml::serialized_method(
         "IQCR",
         1,
         &[
-            aml::name("PRR0", resource::template(&[resource::interrupts(&[0])])),
+            aml::name("PRR0", resource::template(&[resource::interrupts(&[0], trigger)])),
             aml::create_dword_field(aml::path("PRR0"), 5, "PRRI"),
             aml::store(aml::and(aml::arg(0), aml::int(0x0f), aml::discard()), aml::path("PRRI")),
             aml::return_(aml::path("PRR0")),
@@ -69,14 +70,14 @@ fn link_resources_method() -> Aml {
     )
 }
 
-fn link(letter: char, index: u32) -> Aml {
+fn link(letter: char, index: u32, trigger: InterruptTrigger) -> Aml {
     let register = aml::path(&format!("PRQ{letter}"));
     aml::device(
         &format!("LNK{letter}"),
         &[
             aml::name("_HID", aml::eisa_id("PNP0C0F")),
             aml::name("_UID", aml::int(u64::from(index))),
-            aml::name("_PRS", resource::template(&[resource::interrupts(&LINK_INTERRUPTS)])),
+            aml::name("_PRS", resource::template(&[resource::interrupts(&LINK_INTERRUPTS, trigger)])),
             aml::method("_STA", 0, &[aml::return_(aml::call("IQST", std::slice::from_ref(&register)))]),
             aml::method("_DIS", 0, &[aml::or(register.clone(), aml::int(0x80), register.clone())]),
             aml::method("_CRS", 0, &[aml::return_(aml::call("IQCR", std::slice::from_ref(&register)))]),
@@ -85,8 +86,8 @@ fn link(letter: char, index: u32) -> Aml {
     )
 }
 
-fn gsi_link(letter: char, gsi: u32) -> Aml {
-    let resources = resource::template(&[resource::interrupts(&[gsi])]);
+fn gsi_link(letter: char, gsi: u32, trigger: InterruptTrigger) -> Aml {
+    let resources = resource::template(&[resource::interrupts(&[gsi], trigger)]);
     aml::device(
         &format!("GSI{letter}"),
         &[

@@ -15,6 +15,7 @@ mod loader;
 mod resource;
 
 use crate::{Digest384, VmShape, sha384};
+use cpus::CpuScan;
 use loader::{Loader, RSDP_FILE, TABLES_FILE, Zone};
 
 /// QEMU allots the tables in blocks of this length.
@@ -65,18 +66,43 @@ pub enum PciWindow {
 /// management registers at 0x600 and the PCI Express configuration space at 0xe0000000, which is what OVMF programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AcpiProfile {
+    release: Release,
+    trigger: InterruptTrigger,
     window: PciWindow,
+}
+
+/// A release whose tables are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Release {
+    V9_2,
+    V10_0,
+}
+
+/// How the tables say that legacy and GSI interrupts are triggered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InterruptTrigger {
+    /// PCI interrupts are level triggered, as on every machine that is not confidential.
+    Level,
+    /// All are edge triggered: what a QEMU reports that cannot see the end of an interrupt in a TD.
+    Edge,
 }
 
 impl AcpiProfile {
     /// The machine that the software TEE vouches for: tables of QEMU 10.0, whatever QEMU runs the VM, with
     /// [`PciWindow::Unassigned`]. No hardware measures them; what counts is that simulator and verifier agree.
-    pub const SOFTWARE_TEE: Self = Self { window: PciWindow::Unassigned };
+    pub const SOFTWARE_TEE: Self = Self::qemu_10_0(PciWindow::Unassigned);
 
-    /// A machine of QEMU 10.0 without TDX.
+    /// A machine of QEMU 10.0 without TDX. Compared with QEMU itself.
     #[must_use]
     pub const fn qemu_10_0(window: PciWindow) -> Self {
-        Self { window }
+        Self { release: Release::V10_0, trigger: InterruptTrigger::Level, window }
+    }
+
+    /// A TD of QEMU 9.2 with PCI hot-plug off. Compared with the digests that two TDX machines have measured, one for each
+    /// `trigger`; which one a host reports depends on its build of QEMU.
+    #[must_use]
+    pub const fn tdx_9_2(trigger: InterruptTrigger, window: PciWindow) -> Self {
+        Self { release: Release::V9_2, trigger, window }
     }
 }
 
@@ -114,6 +140,8 @@ impl AcpiTables {
 struct Machine {
     cpu_count: u8,
     pic: bool,
+    cpu_scan: CpuScan,
+    trigger: InterruptTrigger,
     /// PCI hot-plug goes through ACPI.
     acpi_hotplug: bool,
     /// Devices on the root bus besides host bridge and chipset.
@@ -127,7 +155,8 @@ struct Machine {
 /// The ACPI files of a VM of `shape` under `profile`.
 ///
 /// # Errors
-/// [`AcpiError::Unsupported`]: GPUs, NVSwitches, huge pages, a TPM, more than 255 vCPUs, more than 512 GiB or more than 30 devices.
+/// [`AcpiError::Unsupported`]: GPUs, NVSwitches, huge pages, a TPM, more than 255 vCPUs, more than 512 GiB, more than 30 devices, or a
+/// VM that the profile was not compared for.
 pub fn tables(shape: &VmShape, profile: AcpiProfile) -> Result<AcpiTables, AcpiError> {
     Ok(assemble(&Machine::new(shape, profile)?))
 }
@@ -135,7 +164,10 @@ pub fn tables(shape: &VmShape, profile: AcpiProfile) -> Result<AcpiTables, AcpiE
 impl Machine {
     fn new(shape: &VmShape, profile: AcpiProfile) -> Result<Self, AcpiError> {
         let unsupported = |feature| AcpiError::Unsupported { feature };
+        let is_9_2 = (shape.qemu_version.major, shape.qemu_version.minor) == (9, 2);
         let refused = [
+            (profile.release == Release::V9_2 && !is_9_2, "another QEMU than 9.2"),
+            (profile.release == Release::V9_2 && !shape.hotplug_off, "PCI hot-plug under QEMU 9.2"),
             (shape.num_gpus > 0, "GPUs"),
             (shape.num_nvswitches > 0, "NVSwitches"),
             (shape.hugepages, "huge pages"),
@@ -152,6 +184,8 @@ impl Machine {
         Ok(Self {
             cpu_count: u8::try_from(shape.cpu_count).map_err(|_| unsupported("more than 255 vCPUs"))?,
             pic: shape.pic,
+            cpu_scan: if profile.release == Release::V9_2 { CpuScan::NotifyAtOnce } else { CpuScan::CollectFirst },
+            trigger: profile.trigger,
             acpi_hotplug: !shape.hotplug_off,
             pci_device_count: devices,
             low_memory_end: u32::try_from(shape.memory_below_4g()).map_err(|_| unsupported("more than 4 GiB of low memory"))?,

@@ -1,5 +1,6 @@
 //! Resource descriptors (ACPI 6.5, section 6.4) inside a `ResourceTemplate`.
 
+use super::InterruptTrigger;
 use super::aml::{Aml, buffer};
 
 /// A list of descriptors with its end tag; QEMU leaves the checksum zero.
@@ -17,12 +18,16 @@ pub(super) fn irq(line: u8) -> Vec<u8> {
     [&[0x22], (1_u16 << line).to_le_bytes().as_slice()].concat()
 }
 
-/// Shared, level triggered, active high interrupts.
-pub(super) fn interrupts(lines: &[u32]) -> Vec<u8> {
+/// Shared, active high interrupts.
+pub(super) fn interrupts(lines: &[u32], trigger: InterruptTrigger) -> Vec<u8> {
+    let flags = match trigger {
+        InterruptTrigger::Level => 0x09,
+        InterruptTrigger::Edge => 0x0b,
+    };
     let len = 2 + 4 * lines.len() as u16;
     let mut out = vec![0x89];
     out.extend(len.to_le_bytes());
-    out.extend([0x09, lines.len() as u8]);
+    out.extend([flags, lines.len() as u8]);
     out.extend(lines.iter().flat_map(|line| line.to_le_bytes()));
     out
 }
