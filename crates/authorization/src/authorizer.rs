@@ -6,6 +6,12 @@ use dstack_manifest::{AppId, ComposeHash, InstanceId, OsImageHash};
 use crate::{BootFacts, Denial, WatchedAllowList};
 
 /// A boot that may have the keys of its app. Only [`Authorizer`] makes one, only from verified evidence.
+///
+/// ```compile_fail,E0451
+/// fn forge(real: dstack_authorization::AuthorizedBoot) -> dstack_authorization::AuthorizedBoot {
+///     dstack_authorization::AuthorizedBoot { is_simulated: false, ..real }
+/// }
+/// ```
 #[derive(Debug, Clone)]
 pub struct AuthorizedBoot {
     app_id: AppId,

@@ -4,8 +4,8 @@
 //! neither this client nor the collateral service counts. Exits with 1 above the promised 2 ms.
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, reason = "a bench prints and may panic")]
 
-#[path = "../tests/software_td/mod.rs"]
-mod software_td;
+#[path = "../tests/testbed/mod.rs"]
+mod testbed;
 
 use std::{
     process::ExitCode,
@@ -15,7 +15,7 @@ use std::{
 use dstack_api::kms::{Empty, GetAppKeyRequest, GetTempCaCertResponse, KmsClient};
 use dstack_ra_tls::{CertKey, CertificateAuthority, tls, usage};
 use dstack_rpc::{Client, Endpoint};
-use software_td::{Stack, der_of, program::Program};
+use testbed::{Stack, der_of, program::Program};
 
 const ROUNDS: usize = 5;
 const CALLS: u32 = 100;

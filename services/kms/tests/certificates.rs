@@ -1,7 +1,7 @@
 //! SignCert: what an app's certificate is, and what it can never be.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests panic on purpose")]
 
-mod software_td;
+mod testbed;
 
 use dstack_api::{
     RpcError,
@@ -11,7 +11,7 @@ use dstack_attestation::Attestation;
 use dstack_manifest::ComposeHash;
 use dstack_ra_tls::{CertConfig, CertKey, CertRequest, RaTlsCertificate, tls, usage};
 use dstack_rpc::{Client, Endpoint, Listener};
-use software_td::{Guest, Kms, Stack, der_of, now, os_image_hash};
+use testbed::{Guest, Kms, Stack, der_of, now, os_image_hash};
 
 fn request(guest: &Guest, config: CertConfig) -> SignCertRequest {
     let spki = guest.key.spki_der();

@@ -1,7 +1,7 @@
 //! GetAppKey over real TLS with genuine simulated quotes: who gets keys, and who does not.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests panic on purpose")]
 
-mod software_td;
+mod testbed;
 
 use dstack_api::{
     RpcError,
@@ -9,7 +9,7 @@ use dstack_api::{
 };
 use dstack_key_hierarchy::{K256Key, Secret, verify_app_key};
 use dstack_manifest::{ComposeHash, InstanceId, OsImageHash};
-use software_td::{Guest, Kms, Stack, der_of, os_image_hash};
+use testbed::{Guest, Kms, Stack, der_of, os_image_hash};
 
 async fn get_app_key(kms: &Kms, guest: &Guest) -> Result<AppKeyResponse, RpcError> {
     let client = kms.connect(guest).await;

@@ -1,11 +1,11 @@
 //! The real program: how it starts, what it refuses to start with, what its log says and does not say.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests panic on purpose")]
 
-mod software_td;
+mod testbed;
 
 use dstack_api::kms::GetAppKeyRequest;
 use dstack_manifest::ComposeHash;
-use software_td::{
+use testbed::{
     Stack, connect,
     program::{Program, run},
 };

@@ -1,7 +1,7 @@
 //! The forms of the calls that need no evidence, as existing clients send them.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests panic on purpose")]
 
-mod software_td;
+mod testbed;
 
 use dstack_api::kms::{AppId as AppIdMessage, Empty, GetTempCaCertResponse, KmsClient, PublicKeyResponse};
 use dstack_key_hierarchy::{EnvSecret, EnvVar, Secret, open_env, seal_env, verify_env_key, verify_env_key_v1};
@@ -9,7 +9,7 @@ use dstack_ra_tls::RaTlsCertificate;
 use dstack_rpc::Answer;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use prost::Message as _;
-use software_td::{Kms, Stack, der_of, now};
+use testbed::{Kms, Stack, der_of, now};
 
 async fn post(kms: &Kms, path: &str, content_type: &'static str, body: impl Into<Vec<u8>>) -> Answer {
     let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(content_type))]);
