@@ -25,7 +25,8 @@ pub(super) fn render(palette: Palette, verdict: &Verdict) -> String {
         rows.extend(["RTMR0", "RTMR1", "RTMR2", "RTMR3"].into_iter().zip(&registers.rtmr));
         rows.push(("MRCONFIGID", &registers.mr_config_id));
         let lines = rows.into_iter().map(|(name, value)| format!("  {name:10}  {}", palette.paint(Tone::Quiet, value)));
-        sections.push(section(palette, "Registers", lines.collect()));
+        let title = if verdict.word == Word::NotVerified { "Registers (as the evidence has them)" } else { "Registers" };
+        sections.push(section(palette, title, lines.collect()));
     }
     sections.into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join("\n\n")
 }
@@ -73,11 +74,11 @@ fn checks(palette: Palette, verdict: &Verdict) -> Vec<String> {
             Mark::NotReached => ("·", Tone::Quiet),
         };
         let says = if check.result == Mark::NotReached { palette.paint(Tone::Quiet, check.says) } else { check.says.to_owned() };
-        let found = match check.result {
-            Mark::NotReached => "not reached".to_owned(),
-            _ => printable(&check.found, 600),
-        };
-        format!("  {} {says}\n      {}", palette.paint(tone, mark), palette.paint(Tone::Quiet, &found))
+        let first = format!("  {} {says}", palette.paint(tone, mark));
+        match check.result {
+            Mark::NotReached => first + &palette.paint(Tone::Quiet, "  (not reached)"),
+            _ => format!("{first}\n      {}", palette.paint(Tone::Quiet, &printable(&check.found, 600))),
+        }
     };
     verdict.checks.iter().map(line).collect()
 }

@@ -1,0 +1,326 @@
+//! `dstack verify` from the outside: words, exit codes, and that every lie is caught.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests panic on purpose")]
+
+mod software_app;
+
+use software_app::{KMS_SPKI, Lie, World, app, redacted, reference_values, run};
+
+#[tokio::test]
+async fn simulated_evidence_needs_two_permissions() {
+    let world = World::start().await;
+    let url = world.app(Lie::None).await;
+    let policy = world.simulated_policy(&reference_values());
+
+    let unknown_root = world.verify(&[&url]).await;
+    let simulated = world.verify(&[&url, "--config", policy.to_str().unwrap()]).await;
+    let allowed = world.verify(&[&url, "--policy", policy.to_str().unwrap(), "--allow-simulated"]).await;
+
+    assert_eq!((unknown_root.code, simulated.code, allowed.code), (1, 1, 0), "{}{}", simulated.out, allowed.err);
+    assert!(unknown_root.out.starts_with("NOT VERIFIED"), "{}", unknown_root.out);
+    assert!(simulated.out.starts_with("SIMULATED"), "{}", simulated.out);
+    insta::assert_snapshot!(redacted(&unknown_root.out), @r"
+    NOT VERIFIED  do not trust this app.
+      why     the quote's certificate chain ends in `dstack simulated SGX Root CA`, which is not a root that this policy trusts
+      fix     if this is your own software TEE, put its root under [danger] simulated_root of a <policy> and pass that with --config
+      source  <url>
+      policy  built in
+
+    Rests on
+      CPU vendor    UNKNOWN root `dstack simulated SGX Root CA`, SHA-256 <64 hex>
+                    named by the evidence itself; not trusted
+
+    Checks
+      ✓ the evidence holds a TDX quote
+          TDX quote version 4
+      ✗ the quote is signed by a TEE of a trusted vendor
+          the root is not trusted
+      · the VM cannot be debugged or migrated  (not reached)
+      · the platform's firmware is acceptable  (not reached)
+      · the quote answers our challenge  (not reached)
+      · the log of the guest matches the quote  (not reached)
+      · the log of the boot matches the quote  (not reached)
+      · the app's identity is measured  (not reached)
+      · the host launched the VM for this app  (not reached)
+      · firmware, kernel, initrd and command line are those of an OS image  (not reached)
+
+    Registers (as the evidence has them)
+      MRTD        <96 hex>
+      RTMR0       <96 hex>
+      RTMR1       <96 hex>
+      RTMR2       <96 hex>
+      RTMR3       <96 hex>
+      MRCONFIGID  <96 hex>
+    ");
+    insta::assert_snapshot!(redacted(&allowed.out), @r"
+    SIMULATED  every check holds under the root of a software TEE; nothing about hardware is proven.
+      source  <url>
+      policy  <policy>
+
+    Rests on
+      CPU vendor    SIMULATED root, SHA-256 <64 hex>
+                    [danger] simulated_root of <policy>
+      OS image      <64 hex>
+                    image1, listed in <policy>
+      application   compose hash <64 hex>
+                    recomputed from the app-compose.json that was shown
+      key provider  root key SHA-256 <64 hex>
+                    key-provider event; compared with nothing
+
+    Checks
+      ✓ the evidence holds a TDX quote
+          TDX quote version 4
+      ! the quote is signed by a TEE of a trusted vendor
+          simulated vendor root, SHA-256 <64 hex>
+      ✓ the VM cannot be debugged or migrated
+          no debug, migration or service TD
+      ✓ the platform's firmware is acceptable
+          UpToDate
+      ✓ the quote answers our challenge
+          a fresh random challenge
+      ✓ the log of the guest matches the quote
+          7 runtime events replay to RTMR3
+      ✓ the log of the boot matches the quote
+          not in the log; the registers are computed from the OS image below
+      ✓ the app's identity is measured
+          app <40 hex>, compose hash <64 hex>
+      ✓ the host launched the VM for this app
+          version 1: the compose hash
+      ✓ firmware, kernel, initrd and command line are those of an OS image
+          os image <64 hex>
+      ✓ the OS image is one that you know
+          image1, listed in <policy>
+      ✓ the app's document is the measured one
+          SHA-256 of the app-compose.json that was shown equals the measured one
+      ! its keys come from the KMS that you expect
+          no KMS is expected
+
+    Caveats
+      ! The TEE is simulated: nothing in this VM is protected from the machine it runs on.
+      ! The app's keys come from a KMS that this policy does not name; whoever runs it could hand them to others.
+
+    Identity
+      name          hello
+      app           <40 hex>
+      compose hash  <64 hex>
+      instance      <40 hex>
+      OS image      <64 hex>
+      machine       <64 hex>
+      platform TCB  UpToDate
+      valid until   <time>
+
+    Registers
+      MRTD        <96 hex>
+      RTMR0       <96 hex>
+      RTMR1       <96 hex>
+      RTMR2       <96 hex>
+      RTMR3       <96 hex>
+      MRCONFIGID  <96 hex>
+    ");
+}
+
+#[tokio::test]
+async fn allow_simulated_alone_changes_nothing() {
+    let world = World::start().await;
+    let url = world.app(Lie::None).await;
+
+    let run = world.verify(&[&url, "--allow-simulated"]).await;
+
+    assert_eq!(run.code, 1);
+    assert!(run.out.contains("not a root that this policy trusts"), "{}", run.out);
+}
+
+#[tokio::test]
+async fn every_lie_is_caught_by_its_check() {
+    let world = World::start().await;
+    let policy = world.simulated_policy(&reference_values());
+    let lies = [
+        (Lie::OldNonce, "report-data"),
+        (Lie::ClaimedNonce, "report-data"),
+        (Lie::OtherDocument, "identity"),
+        (Lie::OtherKernel, "boot-log os-image"),
+        (Lie::OtherEvent, "runtime-log"),
+        (Lie::ForgedQuote, "quote-signature"),
+        (Lie::Debug, "td-attributes"),
+    ];
+    for (lie, checks) in lies {
+        let url = world.app(lie).await;
+
+        let run = world.verify(&[&url, "--config", policy.to_str().unwrap(), "--allow-simulated", "--json"]).await;
+
+        let verdict: serde_json::Value = serde_json::from_str(&run.out).unwrap();
+        let failed = verdict["checks"].as_array().unwrap().iter().find(|check| check["result"] == "failed").unwrap();
+        assert_eq!((run.code, &verdict["verdict"]), (1, &"NOT VERIFIED".into()), "{lie:?}");
+        assert!(checks.split(' ').any(|check| failed["check"] == check), "{lie:?} was caught by {}", failed["check"]);
+        assert!(!verdict["reason"].as_str().unwrap().is_empty() && !verdict["fix"].as_str().unwrap().is_empty(), "{lie:?}");
+    }
+}
+
+#[tokio::test]
+async fn refusal_is_readable() {
+    let world = World::start().await;
+    let policy = world.simulated_policy(&reference_values());
+    let url = world.app(Lie::OtherKernel).await;
+
+    let run = world.verify(&[&url, "--config", policy.to_str().unwrap()]).await;
+
+    insta::assert_snapshot!(redacted(&run.out), @r"
+    NOT VERIFIED  do not trust this app.
+      why     RTMR1 is not the one os image <64 hex> gives (expected <96 hex>, quoted <96 hex>)
+      fix     do not trust the machine, and ask its operator for evidence of the VM that runs now
+      source  <url>
+      policy  <policy>
+
+    Rests on
+      CPU vendor    SIMULATED root, SHA-256 <64 hex>
+                    [danger] simulated_root of <policy>
+
+    Checks
+      ✓ the evidence holds a TDX quote
+          TDX quote version 4
+      ✓ the quote is signed by a TEE of a trusted vendor
+          simulated vendor root, SHA-256 <64 hex>
+      ✓ the VM cannot be debugged or migrated
+          no debug, migration or service TD
+      ✓ the platform's firmware is acceptable
+          UpToDate
+      ✓ the quote answers our challenge
+          equals the expected value
+      ✓ the log of the guest matches the quote
+          7 runtime events replay to RTMR3
+      ! the log of the boot matches the quote
+          the log is reduced to what the OS image does not determine
+      ✓ the app's identity is measured
+          app <40 hex>, compose hash <64 hex>
+      ✓ the host launched the VM for this app
+          version 1: the compose hash
+      ✗ firmware, kernel, initrd and command line are those of an OS image
+          RTMR1 is not the one os image <64 hex> gives (expected <96 hex>, quoted <96 hex>)
+
+    Registers (as the evidence has them)
+      MRTD        <96 hex>
+      RTMR0       <96 hex>
+      RTMR1       <96 hex>
+      RTMR2       <96 hex>
+      RTMR3       <96 hex>
+      MRCONFIGID  <96 hex>
+    ");
+}
+
+#[tokio::test]
+async fn what_is_not_known_is_a_caveat() {
+    let world = World::start().await;
+    let policy = world.simulated_policy("");
+    let url = world.app(Lie::HiddenDocument).await;
+
+    let run = world.verify(&[&url, "--config", policy.to_str().unwrap(), "--json", "--allow-simulated"]).await;
+
+    let verdict: serde_json::Value = serde_json::from_str(&run.out).unwrap();
+    let caveats: Vec<&str> = verdict["caveats"].as_array().unwrap().iter().map(|caveat| caveat.as_str().unwrap()).collect();
+    assert_eq!(caveats.len(), 3, "{caveats:?}");
+    insta::assert_snapshot!(redacted(&caveats.join("\n")), @"");
+}
+
+#[tokio::test]
+async fn expectations_that_do_not_hold_refuse() {
+    let world = World::start().await;
+    let url = world.app(Lie::None).await;
+    let other = "ab".repeat(32);
+    let wrong = [
+        ("os-image-known", format!("os_images = [{{ hash = \"{other}\", name = \"x\" }}]")),
+        ("app-expected", format!("app_id = \"{}\"", "ab".repeat(20))),
+        ("compose-expected", format!("compose_hashes = [\"{other}\"]")),
+        ("tcb-policy", "accepted_tcb = []".to_owned()),
+    ];
+    for (check, text) in wrong {
+        let policy = world.simulated_policy(&text);
+
+        let run = world.verify(&[&url, "--config", policy.to_str().unwrap(), "--allow-simulated", "--json"]).await;
+
+        let verdict: serde_json::Value = serde_json::from_str(&run.out).unwrap();
+        let failed: Vec<_> = verdict["checks"].as_array().unwrap().iter().filter(|line| line["result"] == "failed").collect();
+        assert_eq!((run.code, failed.len()), (1, 1), "{text}: {}", run.out);
+        assert_eq!(failed[0]["check"], check);
+    }
+    let right = format!("app_id = \"{}\"\ncompose_hashes = [\"{}\"]", app().compose_hash().default_app_id(), app().compose_hash());
+    let policy = world.simulated_policy(&right);
+    assert_eq!(world.verify(&[&url, "--config", policy.to_str().unwrap(), "--allow-simulated"]).await.code, 0);
+}
+
+#[tokio::test]
+async fn saved_evidence_is_verified_offline_and_says_what_it_lacks() {
+    let world = World::start().await;
+    let policy = world.simulated_policy(&reference_values());
+    let (policy, saved) = (policy.to_str().unwrap().to_owned(), world.path("evidence.json"));
+    let saved = saved.to_str().unwrap();
+    let url = world.app(Lie::None).await;
+    let nonce = "5a".repeat(16);
+    let live = world.verify(&[&url, "--config", &policy, "--nonce", &nonce, "--save", saved, "--allow-simulated"]).await;
+    assert_eq!(live.code, 0, "{}{}", live.out, live.err);
+
+    let offline = world.verify(&[saved, "--config", &policy, "--offline", "--allow-simulated", "--nonce", &nonce]).await;
+    let without_nonce = world.verify(&[saved, "--config", &policy, "--offline", "--allow-simulated"]).await;
+    let wrong_nonce = world.verify(&[saved, "--config", &policy, "--offline", "--allow-simulated", "--nonce", "00"]).await;
+
+    assert_eq!((offline.code, without_nonce.code, wrong_nonce.code), (0, 0, 1), "{}", offline.err);
+    assert!(without_nonce.out.contains("Nothing shows when this evidence was made"), "{}", without_nonce.out);
+    assert!(!offline.out.contains("Nothing shows"), "{}", offline.out);
+}
+
+#[tokio::test]
+async fn another_kms_than_the_expected_one_refuses() {
+    let world = World::start().await;
+    // The software TEE's root serves as a certificate with another key.
+    let policy = world.simulated_policy("kms_ca = \"tee/root.pem\"");
+    let url = world.app(Lie::None).await;
+
+    let run = world.verify(&[&url, "--config", policy.to_str().unwrap(), "--allow-simulated"]).await;
+
+    assert_eq!(run.code, 1);
+    assert!(run.out.contains("the measured key provider is not the KMS of"), "{}", run.out);
+    assert!(!KMS_SPKI.is_empty());
+}
+
+#[tokio::test]
+async fn what_cannot_be_decided_is_neither_yes_nor_no() {
+    let world = World::start().await;
+    let nowhere = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let url = world.app(Lie::None).await;
+    let policy = world.path("down.toml");
+    std::fs::write(&policy, format!("collateral_url = \"http://{nowhere}\"\n[danger]\nsimulated_root = \"tee/root.pem\"\n")).unwrap();
+
+    let unreachable_app = world.verify(&[&format!("http://{nowhere}")]).await;
+    let no_collateral = world.verify(&[&url, "--config", policy.to_str().unwrap()]).await;
+    let offline = world.verify(&[&url, "--config", policy.to_str().unwrap(), "--offline"]).await;
+
+    assert_eq!((unreachable_app.code, no_collateral.code, offline.code), (3, 3, 3));
+    assert!(no_collateral.err.contains("[collateral/unreachable]"), "{}", no_collateral.err);
+    assert!(offline.err.contains("[verify/no-collateral]"), "{}", offline.err);
+}
+
+#[tokio::test]
+async fn wrong_usage_ends_with_2() {
+    let world = World::start().await;
+
+    let codes = [
+        world.verify(&["nosuchthing"]).await.code,
+        world.verify(&["http://127.0.0.1:1", "--nonce", "xyz"]).await.code,
+        world.verify(&[]).await.code,
+        run(world.directory.path(), &["deploy", "-c", "missing.yaml"]).await.code,
+    ];
+
+    assert_eq!(codes, [2, 2, 2, 2]);
+}
+
+#[tokio::test]
+async fn malformed_evidence_is_not_verified() {
+    let world = World::start().await;
+    std::fs::write(world.path("short.json"), "{\"quote\":\"0400\",\"event_log\":\"[]\"}").unwrap();
+    std::fs::write(world.path("none.json"), "{}").unwrap();
+
+    let short = world.verify(&["short.json"]).await;
+    let none = world.verify(&["none.json"]).await;
+
+    assert_eq!((short.code, none.code), (1, 3), "{}{}", short.err, none.err);
+    assert!(short.out.contains("does not hold a TDX quote"), "{}", short.out);
+    assert!(none.err.contains("[verify/malformed-evidence]"), "{}", none.err);
+}
