@@ -21,7 +21,7 @@ const LOW_WINDOW_END: u32 = 0xfebf_ffff;
 pub(super) fn dsdt(machine: &Machine) -> Aml {
     let mut terms = vec![debug_port(), host_bridge(machine)];
     if machine.acpi_hotplug {
-        terms.push(hotplug::registers());
+        terms.push(hotplug::registers(machine.label_answer));
     }
     terms.extend([
         interrupts::interrupts(machine.trigger),

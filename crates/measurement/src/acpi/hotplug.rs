@@ -5,9 +5,18 @@ use super::dsdt::label_query_guard;
 
 pub(super) const REGISTERS_PORT: u16 = 0x0cc0;
 pub(super) const REGISTERS_LEN: u8 = 0x18;
+/// What the label method answers for a slot without an index.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum LabelAnswer {
+    /// Whatever the register holds, with an empty name (QEMU 8.2).
+    Always,
+    /// An empty package (QEMU 10.0).
+    WhenSet,
+}
+
 const LOCK: &str = "BLCK";
 
-pub(super) fn registers() -> Aml {
+pub(super) fn registers(answer: LabelAnswer) -> Aml {
     let region = |name: &'static str, offset: u16, units: &[FieldUnit]| {
         let len = 4 * units.len() as u64;
         aml::concat(&[
@@ -47,13 +56,13 @@ pub(super) fn registers() -> Aml {
                     aml::return_(aml::local(0)),
                 ],
             ),
-            label_method(),
+            label_method(answer),
         ],
     )
 }
 
 /// Tells whether a slot has an index, and which.
-fn label_method() -> Aml {
+fn label_method(answer: LabelAnswer) -> Aml {
     let ask = || {
         let element = |at| aml::element(aml::arg(4), aml::int(at));
         aml::store(aml::call("AIDX", &[element(0), element(1)]), aml::local(2))
@@ -74,18 +83,21 @@ fn label_method() -> Aml {
         aml::store(aml::local(1), aml::index(aml::local(0), aml::int(0))),
         aml::return_(aml::local(0)),
     ]);
-    let label = [
-        ask(),
-        aml::store(aml::sized_package(2, &[]), aml::local(0)),
-        aml::if_(
-            aml::not(aml::lor(is_zero(), is_all_ones())),
-            &[
-                aml::store(aml::local(2), aml::index(aml::local(0), aml::int(0))),
-                aml::store(aml::string(""), aml::index(aml::local(0), aml::int(1))),
-            ],
-        ),
-        aml::return_(aml::local(0)),
-    ];
+    let set_index = || aml::store(aml::local(2), aml::index(aml::local(0), aml::int(0)));
+    let label = match answer {
+        LabelAnswer::Always => {
+            vec![aml::store(aml::package(&[aml::int(0), aml::string("")]), aml::local(0)), ask(), set_index(), aml::return_(aml::local(0))]
+        }
+        LabelAnswer::WhenSet => vec![
+            ask(),
+            aml::store(aml::sized_package(2, &[]), aml::local(0)),
+            aml::if_(
+                aml::not(aml::lor(is_zero(), is_all_ones())),
+                &[set_index(), aml::store(aml::string(""), aml::index(aml::local(0), aml::int(1)))],
+            ),
+            aml::return_(aml::local(0)),
+        ],
+    };
     aml::serialized_method(
         "PDSM",
         5,

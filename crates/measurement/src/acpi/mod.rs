@@ -16,6 +16,7 @@ mod resource;
 
 use crate::{Digest384, VmShape, sha384};
 use cpus::CpuScan;
+use hotplug::LabelAnswer;
 use loader::{Loader, RSDP_FILE, TABLES_FILE, Zone};
 
 /// QEMU allots the tables in blocks of this length.
@@ -60,6 +61,11 @@ pub enum PciWindow {
     },
 }
 
+impl PciWindow {
+    /// Where OVMF places 64-bit regions when physical addresses have 46 bits, as on every TDX machine these tables were compared with.
+    pub const OVMF_46_BITS: Self = Self::Assigned { first: 0x3800_0000_0000, last: 0x3800_0000_0000 };
+}
+
 /// The machine around a VM shape.
 ///
 /// Common to all: machine type q35 with `hpet=off,smm=off`, one serial port, the devices of [`VmShape`] on the root bus, power
@@ -74,6 +80,7 @@ pub struct AcpiProfile {
 /// A release whose tables are known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Release {
+    V8_2,
     V9_2,
     V10_0,
 }
@@ -96,6 +103,12 @@ impl AcpiProfile {
     #[must_use]
     pub const fn qemu_10_0(window: PciWindow) -> Self {
         Self { release: Release::V10_0, trigger: InterruptTrigger::Level, window }
+    }
+
+    /// A TD of QEMU 8.2 with PCI hot-plug on. Compared with the digests that TDX machines of one, two, four and eight vCPUs have measured.
+    #[must_use]
+    pub const fn tdx_8_2(window: PciWindow) -> Self {
+        Self { release: Release::V8_2, trigger: InterruptTrigger::Edge, window }
     }
 
     /// A TD of QEMU 9.2 with PCI hot-plug off. Compared with the digests that two TDX machines have measured, one for each
@@ -141,6 +154,7 @@ struct Machine {
     cpu_count: u8,
     pic: bool,
     cpu_scan: CpuScan,
+    label_answer: LabelAnswer,
     trigger: InterruptTrigger,
     /// PCI hot-plug goes through ACPI.
     acpi_hotplug: bool,
@@ -164,9 +178,14 @@ pub fn tables(shape: &VmShape, profile: AcpiProfile) -> Result<AcpiTables, AcpiE
 impl Machine {
     fn new(shape: &VmShape, profile: AcpiProfile) -> Result<Self, AcpiError> {
         let unsupported = |feature| AcpiError::Unsupported { feature };
-        let is_9_2 = (shape.qemu_version.major, shape.qemu_version.minor) == (9, 2);
+        let is_release = match profile.release {
+            Release::V8_2 => (shape.qemu_version.major, shape.qemu_version.minor) == (8, 2),
+            Release::V9_2 => (shape.qemu_version.major, shape.qemu_version.minor) == (9, 2),
+            Release::V10_0 => true,
+        };
         let refused = [
-            (profile.release == Release::V9_2 && !is_9_2, "another QEMU than 9.2"),
+            (!is_release, "another QEMU than that of the profile"),
+            (profile.release == Release::V8_2 && shape.hotplug_off, "PCI hot-plug off under QEMU 8.2"),
             (profile.release == Release::V9_2 && !shape.hotplug_off, "PCI hot-plug under QEMU 9.2"),
             (shape.num_gpus > 0, "GPUs"),
             (shape.num_nvswitches > 0, "NVSwitches"),
@@ -184,7 +203,8 @@ impl Machine {
         Ok(Self {
             cpu_count: u8::try_from(shape.cpu_count).map_err(|_| unsupported("more than 255 vCPUs"))?,
             pic: shape.pic,
-            cpu_scan: if profile.release == Release::V9_2 { CpuScan::NotifyAtOnce } else { CpuScan::CollectFirst },
+            cpu_scan: if profile.release == Release::V10_0 { CpuScan::CollectFirst } else { CpuScan::NotifyAtOnce },
+            label_answer: if profile.release == Release::V10_0 { LabelAnswer::WhenSet } else { LabelAnswer::Always },
             trigger: profile.trigger,
             acpi_hotplug: !shape.hotplug_off,
             pci_device_count: devices,
