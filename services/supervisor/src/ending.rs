@@ -11,10 +11,7 @@ pub(crate) enum Ending {
     /// It returned this code.
     Code(i32),
     /// A signal ended it.
-    Signal {
-        number: i32,
-        dumped: bool,
-    },
+    Signal { number: i32, dumped: bool },
     /// It was not our child, so the kernel told somebody else.
     Unknown,
 }

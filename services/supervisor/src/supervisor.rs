@@ -323,12 +323,11 @@ impl Supervisor {
         process.running.send_replace(true);
         let (supervisor, process) = (Arc::clone(self), Arc::clone(process));
         // A thread, since a pidfd in the async reactor needs unsafe code; it sleeps in poll(2).
-        let watcher = std::thread::Builder::new().name("watch".to_owned()).stack_size(WATCH_STACK).spawn(move || {
-            match wait_readable(&pidfd) {
+        let watcher =
+            std::thread::Builder::new().name("watch".to_owned()).stack_size(WATCH_STACK).spawn(move || match wait_readable(&pidfd) {
                 Ok(()) => supervisor.ended(&process, &pidfd),
                 Err(error) => tracing::error!(%error, "process cannot be watched; its end will not be noticed"),
-            }
-        });
+            });
         if let Err(error) = watcher {
             tracing::error!(%error, "process cannot be watched; its end will not be noticed");
         }
@@ -357,7 +356,12 @@ impl Supervisor {
 
 impl Process {
     fn new(record: Record) -> Arc<Self> {
-        Arc::new(Self { record: Mutex::new(record), operation: tokio::sync::Mutex::default(), running: watch::Sender::new(false), pidfd: Mutex::default() })
+        Arc::new(Self {
+            record: Mutex::new(record),
+            operation: tokio::sync::Mutex::default(),
+            running: watch::Sender::new(false),
+            pidfd: Mutex::default(),
+        })
     }
 }
 

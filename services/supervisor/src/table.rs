@@ -51,7 +51,8 @@ impl Table {
     /// Every record that can be read; a broken file is logged and kept.
     pub(crate) fn load(&self) -> Result<Vec<Record>, Error> {
         let entries = fs::read_dir(&self.directory).map_err(|source| Error::Table { path: self.directory.clone(), source })?;
-        let paths = entries.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|extension| extension == "json"));
+        let paths =
+            entries.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|extension| extension == "json"));
         let mut records = Vec::new();
         for path in paths {
             match fs::read(&path).and_then(|bytes| serde_json::from_slice(&bytes).map_err(io::Error::from)) {

@@ -165,7 +165,8 @@ async fn shutdown_stops_everything_and_a_second_daemon_is_refused() {
     daemon.client.deploy(&shell(home.path(), "one", "exec sleep 1000")).await.unwrap();
     let pid = info(&daemon.client, "one").await.state.pid.unwrap();
 
-    let second = Command::new(env!("CARGO_BIN_EXE_dstack-supervisor")).arg("--config").arg(home.path().join("supervisor.toml")).output().unwrap();
+    let second =
+        Command::new(env!("CARGO_BIN_EXE_dstack-supervisor")).arg("--config").arg(home.path().join("supervisor.toml")).output().unwrap();
     assert!(!second.status.success());
     assert!(String::from_utf8_lossy(&second.stderr).contains("another supervisor uses"));
     daemon.client.shutdown().await.unwrap();

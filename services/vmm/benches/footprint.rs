@@ -39,7 +39,8 @@ async fn measure() {
         let pid_file = node.root().join("vmm.pid");
         let _absent = fs::remove_file(&pid_file);
         let began = Instant::now();
-        let mut child: Child = Command::new(env!("CARGO_BIN_EXE_dstack-vmm")).arg("--config").arg(node.root().join("vmm.toml")).spawn().unwrap();
+        let mut child: Child =
+            Command::new(env!("CARGO_BIN_EXE_dstack-vmm")).arg("--config").arg(node.root().join("vmm.toml")).spawn().unwrap();
         while !pid_file.exists() {
             tokio::time::sleep(Duration::from_micros(200)).await;
         }

@@ -12,11 +12,7 @@ use dstack_manifest::{AppCompose, AppId, ComposeHash, Runner, host_share};
 use dstack_os_image::Image;
 use dstack_rpc::Endpoint;
 
-use crate::{
-    Config, VmmError,
-    config::PortMappingConfig,
-    db::PortReservation,
-};
+use crate::{Config, VmmError, config::PortMappingConfig, db::PortReservation};
 
 const MAX_NAME: usize = 64;
 const MAX_VCPUS: u32 = 255;
@@ -206,13 +202,19 @@ pub(crate) fn reservation(allowed: &PortMappingConfig, mapping: &PortMapping) ->
         return Err(VmmError::field("ports", format!("protocol {:?} is neither tcp nor udp", crate::text::clean(protocol, 16))));
     }
     let number = |what: &str, value: u32| {
-        u16::try_from(value).ok().filter(|port| *port > 0).ok_or_else(|| VmmError::field("ports", format!("{what} {value} is not within 1 to 65535")))
+        u16::try_from(value)
+            .ok()
+            .filter(|port| *port > 0)
+            .ok_or_else(|| VmmError::field("ports", format!("{what} {value} is not within 1 to 65535")))
     };
     number("vm_port", mapping.vm_port)?;
     let host_port = number("host_port", mapping.host_port)?;
     let address = if mapping.host_address.is_empty() { &allowed.address } else { &mapping.host_address };
-    let address: Ipv4Addr = address.parse().map_err(|_| VmmError::field("ports", format!("host_address {:?} is no IPv4 address", crate::text::clean(address, 64))))?;
-    let in_range = allowed.range.is_empty() || allowed.range.iter().any(|range| range.protocol == protocol && (range.from..=range.to).contains(&host_port));
+    let address: Ipv4Addr = address
+        .parse()
+        .map_err(|_| VmmError::field("ports", format!("host_address {:?} is no IPv4 address", crate::text::clean(address, 64))))?;
+    let in_range = allowed.range.is_empty()
+        || allowed.range.iter().any(|range| range.protocol == protocol && (range.from..=range.to).contains(&host_port));
     if !allowed.enabled || !in_range {
         return Err(VmmError::PortNotAllowed(format!("{protocol} {host_port}")));
     }

@@ -6,10 +6,10 @@ use dstack_api::{
     RpcError,
     kms::KmsClient,
     vmm::{
-        AppId, ComposeHash as ComposeHashMessage, Empty, GatewaySettings, GetInfoResponse, GetMetaResponse, Id, ImageInfo, ImageListResponse,
-        KmsSettings, ListGpusResponse, NetworkingCapabilities, PublicKeyResponse, PullRegistryImageRequest, RegistryImageListResponse,
-        ReloadVmsResponse, ResizeVmRequest, ResourcesSettings, StatusRequest, StatusResponse, SvListResponse, UpdateVmRequest, VersionResponse,
-        VmConfiguration, VmmRpc,
+        AppId, ComposeHash as ComposeHashMessage, Empty, GatewaySettings, GetInfoResponse, GetMetaResponse, Id, ImageInfo,
+        ImageListResponse, KmsSettings, ListGpusResponse, NetworkingCapabilities, PublicKeyResponse, PullRegistryImageRequest,
+        RegistryImageListResponse, ReloadVmsResponse, ResizeVmRequest, ResourcesSettings, StatusRequest, StatusResponse, SvListResponse,
+        UpdateVmRequest, VersionResponse, VmConfiguration, VmmRpc,
     },
 };
 use dstack_manifest::ComposeHash;
@@ -18,7 +18,8 @@ use dstack_rpc::{Caller, Client, Endpoint};
 use crate::{Accelerator, Vmm, VmmError, status::describe_process, tls::kms_client};
 
 /// Methods that change nothing.
-pub(crate) const READ_ONLY: &[&str] = &["Status", "ListImages", "GetInfo", "Version", "GetMeta", "ListGpus", "SvList", "ListRegistryImages"];
+pub(crate) const READ_ONLY: &[&str] =
+    &["Status", "ListImages", "GetInfo", "Version", "GetMeta", "ListGpus", "SvList", "ListRegistryImages"];
 const LATER: &str = "see services/vmm/README.md for what is implemented";
 
 /// The service.

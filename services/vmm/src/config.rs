@@ -280,7 +280,10 @@ impl Config {
         }
         for range in &cvm.port_mapping.range {
             if range.from == 0 || range.from > range.to || !matches!(range.protocol.as_str(), "tcp" | "udp") {
-                problems.push(format!("cvm.port_mapping.range: {} {}-{} is no range of tcp or udp ports", range.protocol, range.from, range.to));
+                problems.push(format!(
+                    "cvm.port_mapping.range: {} {}-{} is no range of tcp or udp ports",
+                    range.protocol, range.from, range.to
+                ));
             }
         }
         if cvm.port_mapping.address.parse::<std::net::Ipv4Addr>().is_err() {
@@ -289,7 +292,12 @@ impl Config {
         if !self.danger.allow_unauthenticated && self.auth.token_file.as_os_str().is_empty() {
             problems.push("auth.token_file: missing; without it set danger.allow_unauthenticated".to_owned());
         }
-        for (key, path) in [("run_path", &self.run_path), ("database", &self.database), ("image.path", &self.image.path), ("supervisor.sock", &self.supervisor.sock)] {
+        for (key, path) in [
+            ("run_path", &self.run_path),
+            ("database", &self.database),
+            ("image.path", &self.image.path),
+            ("supervisor.sock", &self.supervisor.sock),
+        ] {
             if !path.is_absolute() {
                 problems.push(format!("{key}: {} is not an absolute path", path.display()));
             }

@@ -6,7 +6,7 @@ mod events;
 mod reservations;
 mod vms;
 
-use std::{path::Path, sync::Mutex, time::SystemTime};
+use std::{fs, os::unix::fs::OpenOptionsExt as _, path::Path, sync::Mutex, time::SystemTime};
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
@@ -64,6 +64,9 @@ impl Database {
     ///
     /// Errors: not accessible, damaged, or written by a newer release.
     pub(crate) fn open(path: &Path) -> Result<Self, VmmError> {
+        // It holds sealed environments and user configurations. SQLite gives its side files the same mode.
+        let created = fs::File::options().append(true).create(true).mode(0o600).open(path);
+        created.map_err(VmmError::io("opening", path))?;
         let mut connection = Connection::open(path)?;
         connection.execute_batch(
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA busy_timeout = 2000; PRAGMA cache_size = -512;",

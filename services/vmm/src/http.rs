@@ -113,8 +113,10 @@ async fn require_token(State(gate): State<Arc<Gate>>, request: Request, next: Ne
     if let Some(expected) = &gate.token
         && !bearer(request.headers()).is_some_and(|given| bool::from(Sha256::digest(given).ct_eq(expected)))
     {
-        let mut response =
-            refuse(StatusCode::UNAUTHORIZED, RpcError::new("vmm/unauthorized", "the access token is missing or wrong", "send Authorization: Bearer <token>"));
+        let mut response = refuse(
+            StatusCode::UNAUTHORIZED,
+            RpcError::new("vmm/unauthorized", "the access token is missing or wrong", "send Authorization: Bearer <token>"),
+        );
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         return response;
     }
@@ -182,7 +184,11 @@ async fn logs(State(vmm): State<Arc<Vmm>>, Query(query): Query<LogQuery>) -> Res
     let lines = query.lines.unwrap_or(DEFAULT_LINES).min(MAX_LINES);
     let request = LogRequest { path, lines, follow: is_set(&query.follow), ansi: is_set(&query.ansi) };
     let mut response = Response::new(Body::from_stream(stream_log(request)));
-    let headers = [(header::CONTENT_TYPE, "text/plain; charset=utf-8"), (header::CACHE_CONTROL, "no-store"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
+    let headers = [
+        (header::CONTENT_TYPE, "text/plain; charset=utf-8"),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
     for (name, value) in headers {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     }

@@ -8,9 +8,7 @@ use dstack_api::{
     tee_simulator::{DEVICE_PORT, LaunchTd},
     vmm::VmConfiguration,
 };
-use dstack_manifest::{
-    AppCompose, AppId, CollateralUrls, InstanceInfo, SysConfig, TdxAttestationVariant, VmConfig, mr_config_id_v1,
-};
+use dstack_manifest::{AppCompose, AppId, CollateralUrls, InstanceInfo, SysConfig, TdxAttestationVariant, VmConfig, mr_config_id_v1};
 use dstack_os_image::Image;
 use http::{HeaderMap, Method};
 use sha2::{Digest as _, Sha256};
@@ -129,7 +127,14 @@ impl Vmm {
         task.await.map_err(|error| VmmError::Internal(error.to_string()))?
     }
 
-    async fn plan(&self, row: &VmRow, configuration: &VmConfiguration, compose: &AppCompose, image: &Image, dir: &VmDir) -> Result<LaunchPlan, VmmError> {
+    async fn plan(
+        &self,
+        row: &VmRow,
+        configuration: &VmConfiguration,
+        compose: &AppCompose,
+        image: &Image,
+        dir: &VmDir,
+    ) -> Result<LaunchPlan, VmmError> {
         let mut forwards = Vec::new();
         for mapping in &configuration.ports {
             let port = admission::reservation(&self.config.cvm.port_mapping, mapping)?;
@@ -144,7 +149,11 @@ impl Vmm {
             TeeChoice::Tdx => Tee::Tdx { mr_config_id: mr_config_id_v1(&compose.compose_hash()), qgs_port: self.config.cvm.qgs_port },
             TeeChoice::Simulated | TeeChoice::None => Tee::None,
         };
-        let vsock = if self.uses_kernel_vsock() { VsockDevice::Kernel { cid: row.cid } } else { VsockDevice::VhostUser { socket: dir.vhost_socket() } };
+        let vsock = if self.uses_kernel_vsock() {
+            VsockDevice::Kernel { cid: row.cid }
+        } else {
+            VsockDevice::VhostUser { socket: dir.vhost_socket() }
+        };
         Ok(LaunchPlan {
             accelerator: self.accelerator().await.accelerator.clone(),
             tee,
@@ -168,7 +177,8 @@ impl Vmm {
 
     /// A fresh TD for each start: its registers begin anew, as on hardware.
     async fn launch_td(&self, row: &VmRow, compose: &AppCompose, image: &Image, vm_config: String) -> Result<(), VmmError> {
-        let listen = if self.uses_kernel_vsock() { String::new() } else { self.dir(&row.id).guest_socket(DEVICE_PORT).display().to_string() };
+        let listen =
+            if self.uses_kernel_vsock() { String::new() } else { self.dir(&row.id).guest_socket(DEVICE_PORT).display().to_string() };
         let td = LaunchTd {
             image_dir: image.dir().display().to_string(),
             vm_config,
@@ -200,7 +210,8 @@ impl Vmm {
         if answer.status.is_success() {
             return Ok(());
         }
-        let error = serde_json::from_slice(&answer.body).unwrap_or_else(|_| RpcError::new("tee/refused", format!("HTTP {}", answer.status), ""));
+        let error =
+            serde_json::from_slice(&answer.body).unwrap_or_else(|_| RpcError::new("tee/refused", format!("HTTP {}", answer.status), ""));
         Err(VmmError::Simulator(error))
     }
 }

@@ -94,13 +94,18 @@ impl Vmm {
             return Err(VmmError::NotRunning(row.id));
         }
         self.database.set_started(&row.id, false)?;
+        self.spawn_shutdown(row);
+        Ok(())
+    }
+
+    /// Sees a shutdown through in the background.
+    pub(crate) fn spawn_shutdown(self: &Arc<Self>, row: VmRow) {
         let vmm = Arc::clone(self);
         tokio::spawn(async move {
             if let Err(error) = vmm.shutdown_ladder(&row).await {
                 tracing::error!(vm_id = row.id, %error, "shutdown not completed");
             }
         });
-        Ok(())
     }
 
     /// Guest agent, power button, SIGTERM, SIGKILL, each with its deadline.

@@ -38,7 +38,9 @@ async fn main() -> anyhow::Result<()> {
     let listener = Listener::tcp(address).await?;
     tokio::spawn(Arc::clone(&vmm).watch());
     let probing = Arc::clone(&vmm);
-    tokio::spawn(async move { probing.accelerator().await; });
+    tokio::spawn(async move {
+        probing.accelerator().await;
+    });
     let guests = Arc::clone(&vmm);
     tokio::spawn(async move {
         if let Err(error) = guests.serve_kernel_vsock(std::future::pending()).await {

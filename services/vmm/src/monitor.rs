@@ -46,6 +46,10 @@ impl Vmm {
             } else if processes.get(&row.id).is_some_and(|info| info.state.pid.is_some()) {
                 self.open_host_api(row).await?;
                 tracing::info!(vm_id = row.id, "running VM adopted");
+                if !row.started {
+                    // Its shutdown was under way.
+                    self.spawn_shutdown(row.clone());
+                }
             }
         }
         for id in processes.values().filter(|info| self.is_ours(info)).map(|info| &info.config.id) {
@@ -101,7 +105,8 @@ impl Vmm {
             None => "ended; the supervisor does not know the process any more".to_owned(),
         };
         let dir = self.dir(&row.id);
-        let boot_error = if row.started && row.boot_progress != BOOT_DONE { self.describe_failed_boot(row, &reason, &dir) } else { String::new() };
+        let boot_error =
+            if row.started && row.boot_progress != BOOT_DONE { self.describe_failed_boot(row, &reason, &dir) } else { String::new() };
         tracing::info!(vm_id = row.id, reason, wanted = row.started, "VM ended");
         self.database.end_run(&row.id, &reason, &boot_error)?;
         let keep = self.config.event_buffer_size;
@@ -134,4 +139,3 @@ impl Vmm {
 fn by_id(processes: Vec<ProcessInfo>) -> HashMap<String, ProcessInfo> {
     processes.into_iter().map(|info| (info.config.id.clone(), info)).collect()
 }
-

@@ -105,7 +105,11 @@ impl Follower {
         }
         self.pending.extend_from_slice(bytes);
         let oversized = self.pending.len() as u64 > CHUNK;
-        let end = if is_last || oversized { self.pending.len() } else { self.pending.iter().rposition(|byte| *byte == b'\n').map_or(0, |index| index + 1) };
+        let end = if is_last || oversized {
+            self.pending.len()
+        } else {
+            self.pending.iter().rposition(|byte| *byte == b'\n').map_or(0, |index| index + 1)
+        };
         let rest = self.pending.split_off(end);
         let text = strip_escapes(&String::from_utf8_lossy(&self.pending));
         self.pending = rest;

@@ -117,7 +117,14 @@ pub(crate) fn describe_process(info: ProcessInfo) -> SvProcessInfo {
         ProcessStatus::Exited(raw) => format!("exited({raw})"),
         ProcessStatus::Error(message) => format!("error({message})"),
     };
-    SvProcessInfo { id: info.config.id, name: info.config.name, status, pid: info.state.pid, command: info.config.command, note: info.config.note }
+    SvProcessInfo {
+        id: info.config.id,
+        name: info.config.name,
+        status,
+        pid: info.state.pid,
+        command: info.config.command,
+        note: info.config.note,
+    }
 }
 
 fn human(seconds: u64) -> String {

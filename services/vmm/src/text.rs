@@ -8,7 +8,8 @@ pub(crate) fn clean(text: &str, max_bytes: usize) -> String {
             break;
         }
         // Direction marks can make a line read as something else.
-        let hostile = character.is_control() || matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        let hostile =
+            character.is_control() || matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
         out.push(if hostile { ' ' } else { character });
     }
     out

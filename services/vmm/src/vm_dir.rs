@@ -91,7 +91,9 @@ impl VmDir {
     /// Removes the directory with everything in it; an absent one is fine.
     pub(crate) fn remove(&self) -> Result<(), VmmError> {
         match fs::remove_dir_all(&self.root) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(VmmError::Io { what: "removing", path: self.root.clone(), source }),
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(VmmError::Io { what: "removing", path: self.root.clone(), source })
+            }
             _ => Ok(()),
         }
     }

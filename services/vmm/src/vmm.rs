@@ -47,7 +47,8 @@ impl Vmm {
         let simulator = match &config.tee_simulator {
             None => None,
             Some(simulator) => {
-                let endpoint = Endpoint::parse(&simulator.control).map_err(|error| VmmError::field("tee_simulator.control", error.to_string()))?;
+                let endpoint =
+                    Endpoint::parse(&simulator.control).map_err(|error| VmmError::field("tee_simulator.control", error.to_string()))?;
                 Some(dstack_rpc::Client::new(endpoint).with_timeout(std::time::Duration::from_secs(60)))
             }
         };

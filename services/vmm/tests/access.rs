@@ -61,7 +61,7 @@ async fn get_changes_nothing() {
 
 #[tokio::test]
 async fn the_console_is_self_contained() {
-    let node = Node::start("node_name = \"x\"\n".replace("node_name = \"x\"\n", "").as_str()).await;
+    let node = Node::start("").await;
     let page = ask(&node, Method::GET, "/", &[]).await;
 
     assert_eq!(page.status, StatusCode::OK);
@@ -95,6 +95,6 @@ async fn logs_are_streamed() {
     let mut seen = String::new();
     while !seen.contains("appended later\n") {
         writer.write_all(b"appended later\n").unwrap();
-        seen.push_str(&String::from_utf8(stream.chunk().await.unwrap().unwrap().to_vec()).unwrap());
+        seen.push_str(str::from_utf8(&stream.chunk().await.unwrap().unwrap()).unwrap());
     }
 }

@@ -78,7 +78,8 @@ async fn the_share_carries_the_exact_compose_and_the_vm_config() {
     let vm = node.create(&asked).await.unwrap();
 
     let image = node.vm_dir(&vm).join("shared.img");
-    let read = |name: &str| std::process::Command::new("mcopy").arg("-i").arg(&image).args([&format!("::{name}"), "-"]).output().unwrap().stdout;
+    let read =
+        |name: &str| std::process::Command::new("mcopy").arg("-i").arg(&image).args([&format!("::{name}"), "-"]).output().unwrap().stdout;
     assert_eq!(read("app-compose.json"), asked.compose_file.as_bytes());
     assert_eq!(read(".encrypted-env"), [9; 100]);
     assert_eq!(read(".user-config"), b"mine");
@@ -160,7 +161,11 @@ async fn a_crash_during_boot_is_told_with_the_last_words() {
     until(async || !node.info(&vm).await.boot_error.is_empty()).await;
     let info = node.info(&vm).await;
     assert_eq!(info.status, "exited");
-    assert!(info.boot_error.starts_with("QEMU killed by SIGSEGV") && info.boot_error.contains("during \"mounting data disk\""), "{}", info.boot_error);
+    assert!(
+        info.boot_error.starts_with("QEMU killed by SIGSEGV") && info.boot_error.contains("during \"mounting data disk\""),
+        "{}",
+        info.boot_error
+    );
     assert!(info.boot_error.ends_with("Kernel panic - not syncing: test"), "{}", info.boot_error);
     assert!(info.events.iter().any(|event| event.event == "vmm.exited"));
     // The vsock daemon ends with it.
@@ -220,6 +225,33 @@ async fn a_guest_that_does_not_answer_is_ended_by_the_ladder() {
     assert!(!alive(pid));
     assert_eq!(node.info(&vm).await.shutdown_progress, "terminating");
     assert_eq!(node.client().shutdown_vm(&id(&vm)).await.unwrap_err().code, "vmm/not-running");
+}
+
+#[tokio::test]
+async fn a_shutdown_goes_on_after_the_vmm_is_killed() {
+    let mut node = Node::start("shutdown_acpi_seconds = 60\n").await;
+    let vm = node.create(&configuration()).await.unwrap();
+    node.kill_vmm();
+    let database = rusqlite::Connection::open(node.root().join("vmm.db")).unwrap();
+    database.execute("UPDATE vm SET started = 0", []).unwrap();
+    drop(database);
+
+    node.start_vmm().await;
+
+    until(async || node.info(&vm).await.status == "stopped").await;
+}
+
+#[tokio::test]
+async fn what_is_on_disk_is_private() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let node = Node::start("").await;
+    let vm = node.create(&configuration()).await.unwrap();
+
+    let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&node.root().join("vmm.db")), 0o600);
+    assert_eq!(mode(&node.root().join("vmm.db-wal")), 0o600);
+    assert_eq!(mode(&node.vm_dir(&vm)), 0o700);
+    assert_eq!(mode(&node.vm_dir(&vm).join("vsock.sock_10000")), 0o600);
 }
 
 #[tokio::test]

@@ -3,10 +3,7 @@
 
 mod node;
 
-use std::{
-    path::PathBuf,
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
 use dstack_api::vmm::{Id, VmConfiguration};
 use node::{Node, configuration, free_port, port, until};
@@ -18,8 +15,9 @@ async fn supervisor_main() {
 
 fn vsock_daemon() -> Option<PathBuf> {
     let tools = PathBuf::from(std::env::var_os("HOME")?).join(".cache/dstack/tools/bin");
-    let path = std::env::split_paths(&std::env::var_os("PATH")?).chain([tools]).map(|directory| directory.join("vhost-device-vsock")).find(|path| path.is_file());
-    path
+    let path = std::env::var_os("PATH")?;
+    let mut programs = std::env::split_paths(&path).chain([tools]).map(|directory| directory.join("vhost-device-vsock"));
+    programs.find(|program| program.is_file())
 }
 
 #[tokio::test]
@@ -52,5 +50,7 @@ async fn the_rendered_command_line_runs_survives_us_and_is_removed() {
     until(async || node.info(&vm).await.status == "stopped").await;
     node.client().remove_vm(&Id { id: vm }).await.unwrap();
     node.assert_empty().await;
-    tokio::time::timeout(Duration::from_secs(5), async { while std::net::TcpStream::connect(("127.0.0.1", host_port)).is_ok() {} }).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(5), async { while std::net::TcpStream::connect(("127.0.0.1", host_port)).is_ok() {} })
+        .await
+        .unwrap();
 }

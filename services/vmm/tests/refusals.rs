@@ -3,11 +3,7 @@
 
 mod node;
 
-use std::{
-    fs,
-    net::TcpListener,
-    os::unix::fs::FileExt as _,
-};
+use std::{fs, net::TcpListener, os::unix::fs::FileExt as _};
 
 use dstack_api::vmm::{Empty, Id, VmConfiguration};
 use node::{IMAGE, Node, compose, configuration, free_port, port, write_image};
@@ -32,11 +28,16 @@ async fn what_makes_no_sense_is_refused_before_anything_exists() {
     write_image(&node.root().join("images/dstack-1.0.0"), false);
     let base = configuration;
     let with_volume = r#"{"manifest_version":2,"name":"x","runner":"docker-compose","docker_compose_file":"services: {a: {image: b}}","verity_volumes":[{"source":"v.img","verity_root":"0000000000000000000000000000000000000000000000000000000000000000","target":"/v"}]}"#;
-    let simulated = |image: &str| VmConfiguration { simulated_tee: Some("dstack-tdx".to_owned()), no_tee: false, image: image.to_owned(), ..base() };
+    let simulated =
+        |image: &str| VmConfiguration { simulated_tee: Some("dstack-tdx".to_owned()), no_tee: false, image: image.to_owned(), ..base() };
     let cases = [
         (VmConfiguration { image: "dstack-9.9.9".to_owned(), ..base() }, "image/not-found", "dstack-9.9.9"),
         (VmConfiguration { image: "../images".to_owned(), ..base() }, "image/bad-name", "../images"),
-        (VmConfiguration { compose_file: "{\"manifest_version\": 2,\n \"name\": }".to_owned(), ..base() }, "vmm/bad-app-compose", "line 2 column 10"),
+        (
+            VmConfiguration { compose_file: "{\"manifest_version\": 2,\n \"name\": }".to_owned(), ..base() },
+            "vmm/bad-app-compose",
+            "line 2 column 10",
+        ),
         (VmConfiguration { compose_file: String::new(), ..base() }, "vmm/bad-app-compose", "line 1"),
         (VmConfiguration { compose_file: compose("services:\n  web: [\n"), ..base() }, "vmm/bad-docker-compose", "line"),
         (VmConfiguration { compose_file: compose("volumes: {}\n"), ..base() }, "vmm/bad-docker-compose", "no services"),
@@ -53,7 +54,11 @@ async fn what_makes_no_sense_is_refused_before_anything_exists() {
         (VmConfiguration { encrypted_env: vec![0; 256 * 1024 + 1], ..base() }, "vmm/bad-field", "encrypted_env"),
         (VmConfiguration { kms_urls: vec!["file:///x".to_owned()], ..base() }, "vmm/bad-field", "kms_urls"),
         (VmConfiguration { ports: vec![dstack_api::vmm::PortMapping { vm_port: 0, ..port(1) }], ..base() }, "vmm/bad-field", "vm_port 0"),
-        (VmConfiguration { ports: vec![dstack_api::vmm::PortMapping { host_address: "a,b".to_owned(), ..port(1) }], ..base() }, "vmm/bad-field", "a,b"),
+        (
+            VmConfiguration { ports: vec![dstack_api::vmm::PortMapping { host_address: "a,b".to_owned(), ..port(1) }], ..base() },
+            "vmm/bad-field",
+            "a,b",
+        ),
         (VmConfiguration { ports: vec![port(4), port(4)], ..base() }, "vmm/bad-field", "twice"),
         (VmConfiguration { no_tee: false, ..base() }, "vmm/no-tee", "no TDX"),
         (VmConfiguration { simulated_tee: Some("other".to_owned()), ..base() }, "vmm/bad-field", "other"),

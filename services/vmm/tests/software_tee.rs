@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 
 use axum::{Json, Router, extract::Path, routing::put};
 use dstack_api::{
-    guest_api::{self, GuestApiRpc, GuestApiServer},
     RpcError,
+    guest_api::{self, GuestApiRpc, GuestApiServer},
     tee_simulator::LaunchTd,
     vmm::{Id, VmConfiguration},
 };

@@ -29,7 +29,8 @@ impl Database {
     pub(crate) fn events(&self, vm_id: &str) -> Result<Vec<GuestEvent>, VmmError> {
         self.read(|connection| {
             let mut statement = connection.prepare_cached("SELECT event, body, at_ms FROM event WHERE vm_id = ?1 ORDER BY number")?;
-            let rows = statement.query_map([vm_id], |row| Ok(GuestEvent { event: row.get(0)?, body: row.get(1)?, timestamp: row.get(2)? }))?;
+            let rows =
+                statement.query_map([vm_id], |row| Ok(GuestEvent { event: row.get(0)?, body: row.get(1)?, timestamp: row.get(2)? }))?;
             rows.collect()
         })
     }

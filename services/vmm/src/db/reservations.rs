@@ -68,7 +68,13 @@ pub(super) fn take_ports(transaction: &Transaction<'_>, vm_id: &str, ports: &[Po
 }
 
 /// Whether a VM of this size fits beside the started ones.
-pub(super) fn check_capacity(transaction: &Transaction<'_>, vm_id: &str, vcpus: u32, memory_mib: u32, limits: &Limits) -> Result<(), VmmError> {
+pub(super) fn check_capacity(
+    transaction: &Transaction<'_>,
+    vm_id: &str,
+    vcpus: u32,
+    memory_mib: u32,
+    limits: &Limits,
+) -> Result<(), VmmError> {
     let (used_vcpus, used_memory): (u64, u64) = transaction.query_row(
         "SELECT coalesce(sum(vcpu), 0), coalesce(sum(memory_mib), 0) FROM vm WHERE started = 1 AND id <> ?1",
         [vm_id],

@@ -137,7 +137,11 @@ impl Database {
                 )
                 .optional()
         })?;
-        bytes.map(|bytes| VmConfiguration::decode(bytes.as_slice()).map_err(|error| VmmError::Internal(format!("configuration of {id}: {error}")))).transpose()
+        bytes
+            .map(|bytes| {
+                VmConfiguration::decode(bytes.as_slice()).map_err(|error| VmmError::Internal(format!("configuration of {id}: {error}")))
+            })
+            .transpose()
     }
 
     /// Marks a VM as started after checking that it fits, and clears what its last run left.

@@ -57,6 +57,10 @@ impl LaunchPlan {
         argv.flag("-nodefaults");
         // A reset inside QEMU would run the guest again without a new launch measurement.
         argv.flag("-no-reboot");
+        // The bridge helper is a program that QEMU starts.
+        let needs_helper = self.nics.iter().any(|nic| matches!(nic.backend, NicBackend::Bridge { .. }));
+        let spawn = if needs_helper { "allow" } else { "deny" };
+        argv.option("-sandbox", format!("on,obsolete=deny,elevateprivileges={spawn},spawn={spawn},resourcecontrol=deny"));
         argv.option("-chardev", format!("file,id=com0,path={},append=on", path(&self.serial_log)));
         argv.option("-serial", "chardev:com0");
         argv.option("-qmp", format!("unix:{},server=on,wait=off", path(&self.qmp_socket)));

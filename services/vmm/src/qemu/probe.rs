@@ -92,7 +92,11 @@ async fn try_kvm(qemu: &Path) -> Result<(), String> {
         Ok(Ok(output)) => {
             let stderr = String::from_utf8_lossy(&output.stderr);
             let line = stderr.lines().find(|line| !line.trim().is_empty()).unwrap_or("QEMU said nothing");
-            Err(format!("a test guest failed ({}): {}", output.status, crate::text::clean(line.trim_start_matches("qemu-system-x86_64: "), 160)))
+            Err(format!(
+                "a test guest failed ({}): {}",
+                output.status,
+                crate::text::clean(line.trim_start_matches("qemu-system-x86_64: "), 160)
+            ))
         }
     }
 }

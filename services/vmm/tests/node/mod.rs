@@ -239,7 +239,8 @@ pub fn configuration() -> VmConfiguration {
 }
 
 pub fn compose(docker_compose_file: &str) -> String {
-    let document = serde_json::json!({"manifest_version": 2, "name": "hello", "runner": "docker-compose", "docker_compose_file": docker_compose_file});
+    let document =
+        serde_json::json!({"manifest_version": 2, "name": "hello", "runner": "docker-compose", "docker_compose_file": docker_compose_file});
     // Not the form that our own serializer would choose: the bytes must be kept.
     format!(" {document}\n\n")
 }
