@@ -54,6 +54,8 @@ struct Deployed {
     agent_url: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     timeline: Option<Timeline>,
+    #[serde(skip)]
+    is_local: bool,
 }
 
 /// Deploys a compose file.
@@ -74,13 +76,14 @@ pub(crate) async fn deploy(args: &DeployArgs, output: Output) -> Outcome {
     let progress = Progress::new(output);
     let image = choose_image(&vmm, args.image.as_deref()).await?;
     refuse_taken_name(&vmm, &name).await?;
+    // Before the long steps, so that a taken port costs nothing.
+    let ports = if args.dry_run.is_some() { Vec::new() } else { ports::resolve(&specs)? };
     let volume = images::pack(args, &vmm, &compose, &progress)?;
     let app = app::build(&name, &compose, &vars, &kms.provider_id()?, volume.as_ref())?;
     let (compose_hash, app_id) = (app.compose_hash(), app.compose_hash().default_app_id());
     if let Some(path) = &args.dry_run {
         return dry_run(path, &app, output);
     }
-    let ports = ports::resolve(&specs)?;
     let subject = allow::Subject { name: &name, image: &image.name, app_id, compose_hash };
     let permission = allow::ask(&vmm, &subject, args.yes, output)?;
     let encrypted_env = seal(&kms, &app_id, &vars, &progress).await?;
@@ -100,7 +103,18 @@ pub(crate) async fn deploy(args: &DeployArgs, output: Output) -> Outcome {
         ..VmConfiguration::default()
     };
     let id = create(&vmm, &configuration, permission, &progress).await?;
-    let report = Deployed { id, name, app_id, compose_hash, image: image.name, ports, urls: Vec::new(), agent_url: None, timeline: None };
+    let report = Deployed {
+        id,
+        name,
+        app_id,
+        compose_hash,
+        image: image.name,
+        ports,
+        urls: Vec::new(),
+        agent_url: None,
+        timeline: None,
+        is_local: vmm.local.is_some(),
+    };
     finish(report, &vmm, args, &progress, output).await
 }
 
@@ -137,7 +151,7 @@ async fn finish(mut report: Deployed, vmm: &Vmm, args: &DeployArgs, progress: &P
 }
 
 /// Waits for the first published port that speaks HTTP; milliseconds since acceptance.
-async fn first_answer(vm: &VmInfo, patience: Duration, progress: &Progress) -> Option<u64> {
+pub(crate) async fn first_answer(vm: &VmInfo, patience: Duration, progress: &Progress) -> Option<u64> {
     let urls = urls(vm);
     if urls.is_empty() {
         return None;
@@ -256,7 +270,8 @@ fn render(palette: Palette, report: &Deployed) -> String {
     let head = palette.paint(Tone::Good, &format!("{} {verb}.", report.name));
     let timeline = report.timeline.as_ref().filter(|timeline| !timeline.phases.is_empty());
     let timeline = timeline.map_or(String::new(), |timeline| format!("\n{}\n", timeline.render(palette)));
-    format!("{head}\n{}\n{timeline}\nNext: dstack verify {}", fields(palette, &rows), report.name)
+    let permission = if report.is_local { " --allow-simulated" } else { "" };
+    format!("{head}\n{}\n{timeline}\nNext: dstack verify {}{permission}", fields(palette, &rows), report.name)
 }
 
 #[cfg(test)]

@@ -40,6 +40,8 @@ pub(super) const KMS: &str = "kms";
 /// See [`TEE`].
 pub(super) const VMM: &str = "vmm";
 
+/// Longest path of a home: 107 bytes of a socket's path less `/vmm/vm/<uuid>/vsock.sock_10000`.
+const MAX_HOME_BYTES: usize = 107 - 61;
 /// How long `up` waits to tell which accelerator guests will have.
 const PROBE_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -84,6 +86,7 @@ struct Started {
 /// Errors: a program is missing, a port is taken, a service does not come up.
 pub(crate) async fn up(home: &Home, args: &UpArgs, output: Output) -> Outcome {
     let programs = Programs::find()?;
+    refuse_long_home(home)?;
     make_directories(home)?;
     let _lock = lock(home)?;
     let settings = prepare(home, args)?;
@@ -118,6 +121,16 @@ pub(crate) async fn up(home: &Home, args: &UpArgs, output: Output) -> Outcome {
         let head = palette.paint(Tone::Good, "The local stack is up.");
         format!("{head}\n{}\n\nNext: dstack deploy -c docker-compose.yaml -n NAME", fields(palette, &rows))
     })
+}
+
+/// Sockets of VMs lie below the home, and the kernel limits their paths.
+fn refuse_long_home(home: &Home) -> Outcome {
+    let length = home.root().as_os_str().len();
+    if length <= MAX_HOME_BYTES {
+        return Ok(());
+    }
+    let cause = format!("{} has {length} characters, sockets of VMs leave room for {MAX_HOME_BYTES}", home.root().display());
+    Err(Failure::usage("stack/home-too-long", cause, "set DSTACK_HOME to a shorter path"))
 }
 
 fn make_directories(home: &Home) -> Outcome {
@@ -293,7 +306,7 @@ impl Stack<'_> {
 
 fn process(id: &str, program: &Path, config: &Path, log: &Path) -> ProcessConfig {
     let text = |path: &Path| path.display().to_string();
-    let inherited = ["PATH", "HOME", "DSTACK_LOG", "RUST_LOG", "RUST_BACKTRACE", "LANG", "TMPDIR"];
+    let inherited = ["PATH", "HOME", "DSTACK_LOG", "RUST_LOG", "LANG", "TMPDIR"];
     let env = inherited.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?))).collect();
     ProcessConfig {
         id: id.to_owned(),

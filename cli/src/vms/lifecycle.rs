@@ -10,6 +10,7 @@ use super::{Timeline, Vmm, short, wait_for_boot};
 use crate::{
     args::{RmArgs, StartArgs, StopArgs},
     ask::confirm,
+    deploy::first_answer,
     failure::{Failure, Outcome},
     output::Output,
     progress::{Progress, Step},
@@ -90,8 +91,12 @@ pub(crate) async fn start(args: &StartArgs, output: Output) -> Outcome {
     if args.no_wait {
         return output.result(&Done::new(&vm, "starting"), |_| format!("{} is starting.", vm.name));
     }
-    let booted = wait_for_boot(&vmm, &vm.id, Duration::from_secs(args.timeout), &Progress::new(output)).await?;
-    let timeline = Timeline::of(&booted);
+    let (patience, progress) = (Duration::from_secs(args.timeout), Progress::new(output));
+    let booted = wait_for_boot(&vmm, &vm.id, patience, &progress).await?;
+    let mut timeline = Timeline::of(&booted);
+    if let Some(ms) = first_answer(&booted, patience, &progress).await {
+        timeline.push("first HTTP answer", ms);
+    }
     let report = serde_json::json!({ "id": vm.id, "name": vm.name, "status": "running", "timeline": timeline });
     output.result(&report, |palette| format!("{} runs.\n{}", vm.name, timeline.render(palette)))
 }
