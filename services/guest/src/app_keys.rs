@@ -98,7 +98,8 @@ impl AppKeysDocument {
         let mut text = zeroize::Zeroizing::new(String::new());
         fs::File::open(path)?.take(MAX_FILE_BYTES).read_to_string(&mut text)?;
         // The parser's message could quote a key.
-        serde_json::from_str(&text).map_err(|error| AppKeysError::Malformed { field: format!("line {} column {}", error.line(), error.column()) })
+        serde_json::from_str(&text)
+            .map_err(|error| AppKeysError::Malformed { field: format!("line {} column {}", error.line(), error.column()) })
     }
 
     /// The JSON text. Secret.

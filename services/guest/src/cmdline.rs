@@ -39,12 +39,10 @@ pub fn parse_parameter<'a>(cmdline: &'a str, key: &'static str) -> Result<&'a st
 pub fn parse_root_parameters(cmdline: &str) -> Result<RootParameters, CmdlineError> {
     const HASH: &str = "dstack.rootfs_hash";
     const SIZE: &str = "dstack.rootfs_size";
-    let verity_root = parse_parameter(cmdline, HASH)?
-        .parse()
-        .map_err(|_| CmdlineError { parameter: HASH, problem: "not 32 bytes of hex" })?;
-    let data_bytes: u64 = parse_parameter(cmdline, SIZE)?
-        .parse()
-        .map_err(|_| CmdlineError { parameter: SIZE, problem: "not a number of bytes" })?;
+    let verity_root =
+        parse_parameter(cmdline, HASH)?.parse().map_err(|_| CmdlineError { parameter: HASH, problem: "not 32 bytes of hex" })?;
+    let data_bytes: u64 =
+        parse_parameter(cmdline, SIZE)?.parse().map_err(|_| CmdlineError { parameter: SIZE, problem: "not a number of bytes" })?;
     if data_bytes == 0 || !data_bytes.is_multiple_of(4096) {
         return Err(CmdlineError { parameter: SIZE, problem: "not a multiple of 4096" });
     }

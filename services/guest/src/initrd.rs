@@ -96,7 +96,9 @@ impl dstack_api::UserFacing for InitrdError {
     fn fix(&self) -> String {
         match self.code() {
             "guest/root-image-tampered" => "fetch or build the OS image again and compare it with its sha256sum.txt".to_owned(),
-            "guest/command-line" | "guest/root-disk-missing" => "start the VM with the command line and disks of the image's metadata.json".to_owned(),
+            "guest/command-line" | "guest/root-disk-missing" => {
+                "start the VM with the command line and disks of the image's metadata.json".to_owned()
+            }
             _ => "read the serial log; the image may be damaged".to_owned(),
         }
     }

@@ -197,7 +197,12 @@ impl KmsDirectory {
     /// As [`Self::first`], again after each of `pauses` as long as nobody was reachable.
     ///
     /// Errors: as [`Self::first`].
-    pub async fn first_patiently<T, F>(&self, identity: &KmsIdentity, pauses: &[Duration], operation: impl Fn(KmsSession) -> F) -> Result<T, KmsError>
+    pub async fn first_patiently<T, F>(
+        &self,
+        identity: &KmsIdentity,
+        pauses: &[Duration],
+        operation: impl Fn(KmsSession) -> F,
+    ) -> Result<T, KmsError>
     where
         F: Future<Output = Result<T, KmsAttemptError>>,
     {

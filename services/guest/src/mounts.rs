@@ -58,7 +58,13 @@ pub const INITRD: [Entry; 4] = [
 
 /// What the root needs besides. `/run`, `/proc`, `/sys` and `/dev` came along from the initrd.
 pub const ROOT: [Entry; 8] = [
-    Entry { what: "devpts", target: "/dev/pts", fs: "devpts", flags: MsFlags::MS_NOSUID.union(MsFlags::MS_NOEXEC), data: "gid=5,mode=0620,ptmxmode=0666" },
+    Entry {
+        what: "devpts",
+        target: "/dev/pts",
+        fs: "devpts",
+        flags: MsFlags::MS_NOSUID.union(MsFlags::MS_NOEXEC),
+        data: "gid=5,mode=0620,ptmxmode=0666",
+    },
     Entry { what: "tmpfs", target: "/dev/shm", fs: "tmpfs", flags: MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV), data: "mode=1777" },
     Entry { what: "mqueue", target: "/dev/mqueue", fs: "mqueue", flags: NO_EXEC, data: "" },
     Entry { what: "tmpfs", target: "/tmp", fs: "tmpfs", flags: MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV), data: "mode=1777" },

@@ -46,7 +46,9 @@ fn parse_systemctl(arguments: &[String]) -> io::Result<Order> {
             "dstack-guest-agent" => Ok(Order::Restart { service: "dstack-guest-agent".to_owned() }),
             other => Err(io::Error::other(format!("there is no unit {other}"))),
         },
-        _ => Err(io::Error::other("not implemented; there is no systemd here. Known: restart docker|containerd|dstack-guest-agent, poweroff, reboot")),
+        _ => Err(io::Error::other(
+            "not implemented; there is no systemd here. Known: restart docker|containerd|dstack-guest-agent, poweroff, reboot",
+        )),
     }
 }
 

@@ -3,7 +3,7 @@
 //! Where the kernel has no device mapper, cryptsetup checks header and key for real and a loop device at the data offset
 //! stands for the mapping; the encryption itself is then covered by the boot test in a VM only.
 
-#![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests panic on purpose and say why they skip")]
 
 use std::{
     fs,

@@ -187,7 +187,11 @@ fn damaged_structures_never_yield_other_content() {
 fn documents_that_are_not_what_they_should_be_are_refused() {
     for (name, content, code) in [
         ("app-compose.json", "{", "guest/app-compose-refused"),
-        ("app-compose.json", r#"{"manifest_version":4,"name":"t","runner":"docker-compose","docker_compose_file":"x"}"#, "guest/app-compose-refused"),
+        (
+            "app-compose.json",
+            r#"{"manifest_version":4,"name":"t","runner":"docker-compose","docker_compose_file":"x"}"#,
+            "guest/app-compose-refused",
+        ),
         (".sys-config.json", "[]", "guest/host-config-refused"),
         (".sys-config.json", r#"{"vm_config":"no"}"#, "guest/host-config-refused"),
         (".instance_info", r#"{"app_id":"00"}"#, "guest/host-config-refused"),

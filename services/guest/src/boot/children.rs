@@ -31,13 +31,21 @@ pub struct ServiceSpec {
     name: &'static str,
     program: String,
     args: Vec<String>,
+    first_args: Vec<String>,
 }
 
 impl ServiceSpec {
     /// A program under a name.
     #[must_use]
     pub fn new(name: &'static str, program: &str, args: &[&str]) -> Self {
-        Self { name, program: program.to_owned(), args: args.iter().map(|&arg| arg.to_owned()).collect() }
+        Self { name, program: program.to_owned(), args: args.iter().map(|&arg| arg.to_owned()).collect(), first_args: Vec::new() }
+    }
+
+    /// With more arguments at its first start only.
+    #[must_use]
+    pub fn at_first(mut self, args: &[&str]) -> Self {
+        self.first_args = args.iter().map(|&arg| arg.to_owned()).collect();
+        self
     }
 }
 
@@ -115,13 +123,15 @@ impl Children {
     }
 }
 
-async fn keep_running(spec: ServiceSpec, logs: PathBuf, ended: mpsc::UnboundedSender<ServiceEnded>, mut wishes: watch::Receiver<Wish>) {
+async fn keep_running(mut spec: ServiceSpec, logs: PathBuf, ended: mpsc::UnboundedSender<ServiceEnded>, mut wishes: watch::Receiver<Wish>) {
     let path = logs.join(format!("{}.log", spec.name));
     loop {
-        let status = match spawn(&spec) {
+        let first_args = std::mem::take(&mut spec.first_args);
+        let status = match spawn(&spec, &first_args) {
             Err(error) => error.to_string(),
             Ok(mut child) => {
-                let logged = [child.stdout.take().map(|pipe| log(pipe, path.clone())), child.stderr.take().map(|pipe| log(pipe, path.clone()))];
+                let logged =
+                    [child.stdout.take().map(|pipe| log(pipe, path.clone())), child.stderr.take().map(|pipe| log(pipe, path.clone()))];
                 let outcome = tokio::select! {
                     status = child.wait() => Some(status.map_or_else(|error| error.to_string(), |status| status.to_string())),
                     _ = wishes.wait_for(|wish| *wish != Wish::Run) => None,
@@ -152,8 +162,15 @@ async fn keep_running(spec: ServiceSpec, logs: PathBuf, ended: mpsc::UnboundedSe
     }
 }
 
-fn spawn(spec: &ServiceSpec) -> std::io::Result<Child> {
-    Command::new(&spec.program).args(&spec.args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn()
+fn spawn(spec: &ServiceSpec, more: &[String]) -> std::io::Result<Child> {
+    Command::new(&spec.program)
+        .args(&spec.args)
+        .args(more)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
 }
 
 async fn end(child: &mut Child) {
@@ -202,6 +219,19 @@ mod tests {
 
         assert_eq!((report.name, report.log_tail.as_str()), ("x", "last words"));
         assert!(report.status.contains('3'), "{}", report.status);
+    }
+
+    #[tokio::test]
+    async fn arguments_of_the_first_start_are_not_used_again() {
+        let logs = tempfile::tempdir().unwrap();
+        let (children, mut reports) = Children::new(logs.path().to_owned());
+
+        children.start(ServiceSpec::new("x", "sh", &["-c", "echo got:$*", "x"]).at_first(&["once"]));
+        let (first, second) = (reports.recv().await.unwrap(), reports.recv().await.unwrap());
+        children.stop("x", Duration::from_secs(5)).await;
+
+        assert_eq!(first.log_tail, "got:once");
+        assert_eq!(second.log_tail, "got:once got:");
     }
 
     #[tokio::test]

@@ -58,7 +58,13 @@ pub fn listen(path: &Path) -> io::Result<mpsc::UnboundedReceiver<Order>> {
                 let mut line = String::new();
                 let _ = (&mut stream).take(MAX_ORDER_BYTES).read_line(&mut line).await;
                 let answer = match serde_json::from_str(&line) {
-                    Ok(order) => if orders.send(order).is_ok() { "ok\n".to_owned() } else { "shutting down\n".to_owned() },
+                    Ok(order) => {
+                        if orders.send(order).is_ok() {
+                            "ok\n".to_owned()
+                        } else {
+                            "shutting down\n".to_owned()
+                        }
+                    }
                     Err(error) => format!("{error}\n"),
                 };
                 let _ = stream.get_mut().write_all(answer.as_bytes()).await;

@@ -96,7 +96,9 @@ impl UserFacing for DiskError {
             Self::TooSmall { .. } => "give the VM a larger disk",
             Self::Header(_) => "restore the disk from a backup: somebody changed its header",
             Self::WrongKey(_) => "use the KMS, app id and instance the disk was made with",
-            Self::Io { .. } | Self::Program { .. } | Self::Mount(_) => "read the cause above and the host's log; the disk may be damaged or full",
+            Self::Io { .. } | Self::Program { .. } | Self::Mount(_) => {
+                "read the cause above and the host's log; the disk may be damaged or full"
+            }
         }
         .to_owned()
     }
@@ -202,9 +204,32 @@ impl DataDisk<'_> {
             .map_err(|source| DiskError::Io { operation: "preparing the header", source })?;
         let header_path = header.display().to_string();
         let arguments = [
-            "luksFormat", "--batch-mode", "--type", "luks2", "--cipher", "aes-xts-plain64", "--key-size", "512", "--hash", "sha256",
-            "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", ITERATIONS, "--sector-size", "512", "--offset", "32768",
-            "--luks2-metadata-size", "16k", "--luks2-keyslots-size", "512k", "--key-file", "-", "--header", &header_path,
+            "luksFormat",
+            "--batch-mode",
+            "--type",
+            "luks2",
+            "--cipher",
+            "aes-xts-plain64",
+            "--key-size",
+            "512",
+            "--hash",
+            "sha256",
+            "--pbkdf",
+            "pbkdf2",
+            "--pbkdf-force-iterations",
+            ITERATIONS,
+            "--sector-size",
+            "512",
+            "--offset",
+            "32768",
+            "--luks2-metadata-size",
+            "16k",
+            "--luks2-keyslots-size",
+            "512k",
+            "--key-file",
+            "-",
+            "--header",
+            &header_path,
             &self.device.display().to_string(),
         ];
         self.run("formatting", self.cryptsetup(&arguments, key))?;
@@ -254,8 +279,18 @@ impl DataDisk<'_> {
         let header = self.header_copy().display().to_string();
         let device = self.device.display().to_string();
         let arguments = [
-            "open", "--type", "luks2", "--key-file", "-", "--disable-keyring", "--perf-no_read_workqueue", "--perf-no_write_workqueue",
-            "--header", &header, &device, MAPPING,
+            "open",
+            "--type",
+            "luks2",
+            "--key-file",
+            "-",
+            "--disable-keyring",
+            "--perf-no_read_workqueue",
+            "--perf-no_write_workqueue",
+            "--header",
+            &header,
+            &device,
+            MAPPING,
         ];
         self.runner.run(&self.cryptsetup(&arguments, key)).map(drop)
     }

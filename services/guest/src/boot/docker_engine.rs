@@ -46,7 +46,9 @@ impl DockerEngine {
         loop {
             match self.get("/_ping", patience) {
                 Ok(answer) if answer.status == 200 => return Ok(()),
-                Ok(answer) if Instant::now() >= deadline => return Err(io::Error::other(format!("the engine answers with HTTP {}", answer.status))),
+                Ok(answer) if Instant::now() >= deadline => {
+                    return Err(io::Error::other(format!("the engine answers with HTTP {}", answer.status)));
+                }
                 Err(error) if Instant::now() >= deadline => return Err(error),
                 _ => std::thread::sleep(Duration::from_millis(20)),
             }
@@ -181,7 +183,10 @@ mod tests {
 
     #[test]
     fn reads_answers_with_length_and_in_chunks() {
-        for answer in [&b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"[..], b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n"] {
+        for answer in [
+            &b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"[..],
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n",
+        ] {
             let (_directory, engine, server) = served(answer);
 
             let got = engine.get("/x", Duration::from_secs(5)).unwrap();

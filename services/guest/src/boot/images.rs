@@ -145,10 +145,9 @@ fn check_image(layout: &Path, image: &PreloadedImage) -> Result<CheckedImage, Im
 }
 
 fn parse_digest(layout: &Path, text: &str) -> Result<Digest32, ImageError> {
-    text.strip_prefix("sha256:").and_then(|digits| digits.parse().ok()).ok_or_else(|| ImageError::Document {
-        path: layout.join("index.json"),
-        reason: format!("{text:?} is not a SHA-256 digest"),
-    })
+    text.strip_prefix("sha256:")
+        .and_then(|digits| digits.parse().ok())
+        .ok_or_else(|| ImageError::Document { path: layout.join("index.json"), reason: format!("{text:?} is not a SHA-256 digest") })
 }
 
 fn blob(layout: &Path, digest: &Digest32) -> PathBuf {

@@ -131,7 +131,9 @@ pub fn check_and_pin(header: &mut [u8]) -> Result<(), HeaderError> {
     let size = binary.get(8..16).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes);
     let size = usize::try_from(size).unwrap_or(0);
     let json_bytes = size.saturating_sub(BINARY_HEADER_BYTES);
-    let Some(json) = rest.get(..json_bytes).filter(|_| HEADER_SIZES.contains(&size)) else { return refuse(format!("it claims a size of {size} bytes")) };
+    let Some(json) = rest.get(..json_bytes).filter(|_| HEADER_SIZES.contains(&size)) else {
+        return refuse(format!("it claims a size of {size} bytes"));
+    };
     let end = json.iter().position(|&byte| byte == 0).unwrap_or(json.len());
     let metadata: Metadata = match serde_json::from_slice(json.get(..end).unwrap_or_default()) {
         Ok(metadata) => metadata,
@@ -215,7 +217,10 @@ mod tests {
             (r#""stripes":4000"#, r#""stripes":1"#),
             (r#""encryption":"aes-xts-plain64","key_size":64"#, r#""encryption":"cipher_null-ecb","key_size":64"#),
             (r#""size":"258048""#, r#""size":"99999999""#),
-            (r#""type":"pbkdf2","hash":"sha256","iterations":1000,"salt":"AA=="}}"#, r#""type":"argon2id","hash":"sha256","iterations":1000,"salt":"AA=="}}"#),
+            (
+                r#""type":"pbkdf2","hash":"sha256","iterations":1000,"salt":"AA=="}}"#,
+                r#""type":"argon2id","hash":"sha256","iterations":1000,"salt":"AA=="}}"#,
+            ),
             (r#""keyslots":["0"]"#, r#""keyslots":["1"]"#),
             (r#""keyslots_size":"16744448""#, r#""keyslots_size":"16744448","requirements":{"mandatory":["online-reencrypt"]}"#),
         ];

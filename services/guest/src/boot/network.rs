@@ -18,8 +18,9 @@ use super::{
     layout::Layout,
 };
 
-/// How long DHCP may take.
+/// How long DHCP may take; dhcpcd is started anew after each of [`ATTEMPTS`] equal parts.
 pub const PATIENCE: Duration = Duration::from_secs(45);
+const ATTEMPTS: u32 = 3;
 /// `argv[0]` under which dhcpcd calls `dstack-init` back.
 pub const HOOK_NAME: &str = "dhcp-event";
 
@@ -99,11 +100,14 @@ impl Networking {
     ///
     /// Errors: none within [`PATIENCE`].
     pub async fn ready(mut self) -> Result<NetworkUp, NetworkError> {
-        let wait = self.lease.wait_for(|has_lease| *has_lease);
-        match tokio::time::timeout(PATIENCE, wait).await {
-            Ok(Ok(_)) => Ok(NetworkUp { _private: () }),
-            _ => Err(NetworkError::NoLease { patience: PATIENCE, log_tail: self.children.log_tail("dhcpcd") }),
+        for _ in 0..ATTEMPTS {
+            let wait = self.lease.wait_for(|has_lease| *has_lease);
+            if let Ok(Ok(_)) = tokio::time::timeout(PATIENCE / ATTEMPTS, wait).await {
+                return Ok(NetworkUp { _private: () });
+            }
+            let _ = self.children.restart("dhcpcd");
         }
+        Err(NetworkError::NoLease { patience: PATIENCE, log_tail: self.children.log_tail("dhcpcd") })
     }
 }
 
@@ -124,7 +128,9 @@ pub fn handle_dhcp_event(resolv_conf: &Path, variable: impl Fn(&str) -> Option<S
         return Ok(false);
     }
     let mut text = String::new();
-    if let Some(domain) = variable("new_domain_name").filter(|domain| domain.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b))) {
+    if let Some(domain) =
+        variable("new_domain_name").filter(|domain| domain.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b)))
+    {
         text.push_str(&format!("search {domain}\n"));
     }
     for server in variable("new_domain_name_servers").unwrap_or_default().split_ascii_whitespace().take(3) {
@@ -177,7 +183,8 @@ mod tests {
 
     #[test]
     fn a_lease_writes_resolv_conf() {
-        let (bound, text) = handled(&[("reason", "BOUND"), ("new_domain_name_servers", "10.0.2.3 evil;rm 1.1.1.1"), ("new_domain_name", "lan")]);
+        let (bound, text) =
+            handled(&[("reason", "BOUND"), ("new_domain_name_servers", "10.0.2.3 evil;rm 1.1.1.1"), ("new_domain_name", "lan")]);
 
         assert!(bound);
         assert_eq!(text, "search lan\nnameserver 10.0.2.3\nnameserver 1.1.1.1\n");

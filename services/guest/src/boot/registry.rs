@@ -94,9 +94,9 @@ fn unpinned_images(compose_file: &str, preloaded: &[&str]) -> Option<BTreeSet<St
 }
 
 fn is_pinned(image: &str) -> bool {
-    image.split_once("@sha256:").is_some_and(|(name, digest)| {
-        !name.contains('$') && digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit())
-    })
+    image
+        .split_once("@sha256:")
+        .is_some_and(|(name, digest)| !name.contains('$') && digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 #[cfg(test)]
@@ -115,7 +115,13 @@ mod tests {
     #[test]
     fn a_registry_that_could_swap_an_image_is_not_used() {
         assert!(usable_registry("http://10.0.2.2:5000", PINNED, &[]).unwrap_err().contains("hello:1"));
-        for compose in ["services:\n  a:\n    build: .\n", "include: [x]\nservices: {}\n", "services:\n  a:\n    image: x@sha256:${D}\n", "not: yaml: at all", "services:\n  a: {}\n"] {
+        for compose in [
+            "services:\n  a:\n    build: .\n",
+            "include: [x]\nservices: {}\n",
+            "services:\n  a:\n    image: x@sha256:${D}\n",
+            "not: yaml: at all",
+            "services:\n  a: {}\n",
+        ] {
             assert!(usable_registry("https://mirror", compose, &[]).is_err(), "{compose}");
         }
     }

@@ -182,7 +182,8 @@ mod tests {
 
     #[test]
     fn demands_are_compared_with_this_guest() {
-        checked(r#","requirements":{"os_version":">=0.7.0, <1","platforms":["dstack-tdx"],"tdx_measure_acpi_tables":false}"#, None).unwrap();
+        checked(r#","requirements":{"os_version":">=0.7.0, <1","platforms":["dstack-tdx"],"tdx_measure_acpi_tables":false}"#, None)
+            .unwrap();
 
         for extra in [
             r#","requirements":{"os_version":">=0.8.0"}"#,
@@ -201,7 +202,12 @@ mod tests {
         let extra = r#","requirements":{"launch_token_hash":"b6263115fd8657aee9b3a829b36602b2c79dae3e4d612d2e97b4a17f10897fe3"}"#;
         checked(extra, Some(br#"{"dstack":{"launch_token":"0123456789abcdef0123456789abcdef"}}"#)).unwrap();
 
-        for user_config in [None, Some(&b"not json"[..]), Some(br#"{"dstack":{"launch_token":"short"}}"#), Some(br#"{"dstack":{"launch_token":"0123456789abcdef0123456789abcdeX"}}"#)] {
+        for user_config in [
+            None,
+            Some(&b"not json"[..]),
+            Some(br#"{"dstack":{"launch_token":"short"}}"#),
+            Some(br#"{"dstack":{"launch_token":"0123456789abcdef0123456789abcdeX"}}"#),
+        ] {
             assert!(checked(extra, user_config).is_err(), "{user_config:?}");
         }
     }

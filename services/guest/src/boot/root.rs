@@ -19,8 +19,22 @@ const FIRST_MODULES: [&str; 8] =
     ["overlay", "virtio_net", "vmw_vsock_virtio_transport", "virtio_rng", "tdx_guest", "dm_crypt", "ext4", "erofs"];
 /// What the container engine would otherwise have loaded one by one.
 const ENGINE_MODULES: [&str; 16] = [
-    "bridge", "br_netfilter", "veth", "nf_conntrack", "nf_nat", "nf_tables", "nft_compat", "nft_chain_nat", "x_tables", "xt_conntrack",
-    "xt_MASQUERADE", "xt_addrtype", "xt_nat", "ip_tables", "iptable_nat", "iptable_filter",
+    "bridge",
+    "br_netfilter",
+    "veth",
+    "nf_conntrack",
+    "nf_nat",
+    "nf_tables",
+    "nft_compat",
+    "nft_chain_nat",
+    "x_tables",
+    "xt_conntrack",
+    "xt_MASQUERADE",
+    "xt_addrtype",
+    "xt_nat",
+    "ip_tables",
+    "iptable_nat",
+    "iptable_filter",
 ];
 
 /// Why the root cannot be used.
@@ -64,15 +78,26 @@ pub fn prepare(layout: &Layout) -> Result<(), RootError> {
     private_directory(&layout.run())?;
     mounts::overlay(Path::new("/etc"), &layout.run().join("etc"))?;
     for (path, mode) in [
-        ("/var/lib", 0o755), ("/var/log", 0o755), ("/var/cache", 0o755), ("/var/tmp", 0o1777), ("/run/lock", 0o1777), ("/run/dstack", 0o755),
-        ("/run/log", 0o755), ("/root", 0o700),
+        ("/var/lib", 0o755),
+        ("/var/log", 0o755),
+        ("/var/cache", 0o755),
+        ("/var/tmp", 0o1777),
+        ("/run/lock", 0o1777),
+        ("/run/dstack", 0o755),
+        ("/run/log", 0o755),
+        ("/root", 0o700),
     ] {
         directory(Path::new(path), mode)?;
     }
     private_directory(&layout.logs())?;
-    for (target, link) in
-        [("/run", "/var/run"), ("/run/lock", "/var/lock"), ("/proc/self/fd", "/dev/fd"), ("/proc/self/fd/0", "/dev/stdin"), ("/proc/self/fd/1", "/dev/stdout"), ("/proc/self/fd/2", "/dev/stderr")]
-    {
+    for (target, link) in [
+        ("/run", "/var/run"),
+        ("/run/lock", "/var/lock"),
+        ("/proc/self/fd", "/dev/fd"),
+        ("/proc/self/fd/0", "/dev/stdin"),
+        ("/proc/self/fd/1", "/dev/stdout"),
+        ("/proc/self/fd/2", "/dev/stderr"),
+    ] {
         if fs::symlink_metadata(link).is_err() {
             symlink(target, link).map_err(|source| RootError::Io { path: link.into(), source })?;
         }
@@ -105,7 +130,8 @@ fn report(problems: Vec<ModuleError>) {
 }
 
 fn modules_directory() -> Result<PathBuf, RootError> {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").map_err(|source| RootError::Io { path: "/proc/sys/kernel/osrelease".into(), source })?;
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease")
+        .map_err(|source| RootError::Io { path: "/proc/sys/kernel/osrelease".into(), source })?;
     Ok(Path::new("/usr/lib/modules").join(release.trim()))
 }
 

@@ -107,7 +107,9 @@ async fn live() -> u8 {
     let started = match outcome {
         Ok(Ok(started)) => started,
         Ok(Err(failure)) => return give_up(&machine.notifier, &failure),
-        Err(error) => return give_up(&machine.notifier, &BootFailure { description: format!("init: a boot phase broke off: {error} [guest/init]") }),
+        Err(error) => {
+            return give_up(&machine.notifier, &BootFailure { description: format!("init: a boot phase broke off: {error} [guest/init]") });
+        }
     };
     machine.timeline.mark("done");
     machine.notifier.progress("done");
@@ -127,8 +129,11 @@ async fn boot(machine: Arc<Machine>, lease: watch::Receiver<bool>) -> Result<Wor
 
     let reader = Arc::clone(&machine);
     let measured = blocking(move || {
-        let device = block_device::wait_for_serial(reader.layout.root(), block_device::SHARE_SERIAL, SHARE_PATIENCE)
-            .map_err(|error| BootFailure { description: format!("host-share: {error} [guest/host-share-missing]; fix: start the VM with its share attached") })?;
+        let device = block_device::wait_for_serial(reader.layout.root(), block_device::SHARE_SERIAL, SHARE_PATIENCE).map_err(|error| {
+            BootFailure {
+                description: format!("host-share: {error} [guest/host-share-missing]; fix: start the VM with its share attached"),
+            }
+        })?;
         let share = UnverifiedShare::read(&device).map_err(during("host-share"))?;
         let config = HostConfigRead::from_share(&share, &reader.layout).map_err(during("host-share"))?;
         share.store(&reader.layout.host_shared()).map_err(during("host-share"))?;
@@ -233,10 +238,12 @@ async fn shut_down(machine: &Arc<Machine>, started: Option<WorkloadStarted>, cod
     if let Some(started) = started {
         let stopper = Arc::clone(machine);
         let _ = tokio::task::spawn_blocking(move || started.stop(&stopper.bench())).await;
+        console::line("application stopped");
     }
     for service in ["dockerd", "containerd", "dstack-guest-agent", "dhcpcd"] {
         machine.children.stop(service, STOP_PATIENCE).await;
     }
+    console::line("services stopped");
     machine.notifier.flush(NOTIFY_PATIENCE);
     code
 }

@@ -114,7 +114,8 @@ impl KeysObtained {
         let Self { measured, keys, document } = self;
         let app = measured.config.app.document();
         let provider = app.key_provider().to_string();
-        let environment = Environment::open(measured.config.encrypted_env.as_deref(), keys.env_crypt_key.as_ref(), &app.allowed_envs, &provider)?;
+        let environment =
+            Environment::open(measured.config.encrypted_env.as_deref(), keys.env_crypt_key.as_ref(), &app.allowed_envs, &provider)?;
         let device = block_device::wait_for_serial(layout.root(), block_device::DATA_SERIAL, DEVICE_PATIENCE)?;
         open_disk(runner, layout, notifier, device, &keys)?;
         measured.extend(names::STORAGE_FS, b"ext4")?;

@@ -112,8 +112,8 @@ fn open(runner: &dyn Runner, root: &Path, volume: &VerityVolume, index: usize) -
     let device = device.display().to_string();
     let offset = format!("--hash-offset={data_bytes}");
     let mapping = format!("dstack-volume-{index}");
-    let invocation =
-        Invocation::new("veritysetup", &["open", &offset, &device, &mapping, &device, &volume.verity_root.to_string()]).env("DM_DISABLE_UDEV", "1");
+    let invocation = Invocation::new("veritysetup", &["open", &offset, &device, &mapping, &device, &volume.verity_root.to_string()])
+        .env("DM_DISABLE_UDEV", "1");
     runner.run(&invocation).map_err(|source| VolumeError::Verity { source_name: source_name(), source })?;
     Ok(Path::new("/dev/mapper").join(mapping))
 }

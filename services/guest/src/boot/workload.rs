@@ -32,7 +32,8 @@ const ENGINE_PATIENCE: Duration = Duration::from_secs(120);
 const AGENT_PATIENCE: Duration = Duration::from_secs(60);
 const SCRIPT_PATIENCE: Duration = Duration::from_secs(3600);
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
-const COMPOSE_PROGRAMS: [&str; 3] = ["/usr/libexec/docker/cli-plugins/docker-compose", "/usr/lib/docker/cli-plugins/docker-compose", "/usr/bin/docker-compose"];
+const COMPOSE_PROGRAMS: [&str; 3] =
+    ["/usr/libexec/docker/cli-plugins/docker-compose", "/usr/lib/docker/cli-plugins/docker-compose", "/usr/bin/docker-compose"];
 /// Runs a script in the shell that then becomes the application's launcher, so that what it exports is seen there.
 const SOURCE_THEN_RUN: &str = r#"script=$1; shift; . "$script"; exec "$@""#;
 
@@ -140,7 +141,14 @@ struct ComposeCommand {
 impl ComposeCommand {
     fn new(layout: &Layout, environment: Arc<Environment>) -> Self {
         let program = COMPOSE_PROGRAMS.into_iter().find(|program| Path::new(program).exists()).unwrap_or("docker-compose").to_owned();
-        let args = ["--progress", "plain", "-f", &layout.compose_file().display().to_string(), "--project-directory", &layout.work().display().to_string()];
+        let args = [
+            "--progress",
+            "plain",
+            "-f",
+            &layout.compose_file().display().to_string(),
+            "--project-directory",
+            &layout.work().display().to_string(),
+        ];
         Self { program, args: args.into_iter().map(str::to_owned).collect(), environment }
     }
 
@@ -169,7 +177,11 @@ impl Networked {
     /// Errors: the first step that fails.
     pub fn start_workload(self, bench: &Bench<'_>) -> Result<WorkloadStarted, WorkloadError> {
         let app = &self.measured.config.app;
-        bench.children.start(ServiceSpec::new("dstack-guest-agent", "/usr/lib/dstack/dstack-guest-agent", &["--config", &bench.layout.agent_config().display().to_string()]));
+        bench.children.start(ServiceSpec::new(
+            "dstack-guest-agent",
+            "/usr/lib/dstack/dstack-guest-agent",
+            &["--config", &bench.layout.agent_config().display().to_string()],
+        ));
         run_init_scripts(bench, app)?;
         bench.notifier.progress("setting up docker");
         start_engine(bench, app, &self.measured.config.sys_config.docker_registry)?;
@@ -178,7 +190,9 @@ impl Networked {
         let images = images::check_all(bench.layout.root(), &document.verity_volumes, &document.preloaded_images)?;
         bench.timeline.mark("volumes");
         let engine = DockerEngine::new(bench.layout.docker_socket());
-        engine.wait_until_ready(ENGINE_PATIENCE).map_err(|source| WorkloadError::Engine { log: bench.children.log_tail("dockerd"), source })?;
+        engine
+            .wait_until_ready(ENGINE_PATIENCE)
+            .map_err(|source| WorkloadError::Engine { log: bench.children.log_tail("dockerd"), source })?;
         bench.timeline.mark("docker");
         for image in &images {
             if image.load(&engine)? == LoadOutcome::Loaded {
@@ -220,8 +234,10 @@ fn start_engine(bench: &Bench<'_>, app: &AppCompose, registry: &str) -> Result<(
     write(&config, &serde_json::to_vec(&EngineConfig::new(registry)).unwrap_or_default())?;
     let config = config.display().to_string();
     let socket = format!("unix://{}", bench.layout.docker_socket().display());
-    let arguments = ["--config-file", &config, "--containerd", CONTAINERD_SOCKET, "-H", &socket, "--exec-root", "/run/docker", "-p", "/run/docker.pid"];
-    bench.children.start(ServiceSpec::new("dockerd", "/usr/sbin/dockerd", &arguments));
+    let arguments =
+        ["--config-file", &config, "--containerd", CONTAINERD_SOCKET, "-H", &socket, "--exec-root", "/run/docker", "-p", "/run/docker.pid"];
+    // Containers of an earlier boot must not run before this boot's checks and scripts: the application starts them.
+    bench.children.start(ServiceSpec::new("dockerd", "/usr/sbin/dockerd", &arguments).at_first(&["--restart=false"]));
     Ok(())
 }
 
