@@ -156,15 +156,16 @@ fn programs(folder: &Path) -> Outcome<GuestPrograms> {
     }
 }
 
-/// Builds the guest's programs with cargo; the two flavours differ in a feature, so each has its own target directory.
+/// Builds the guest's programs with cargo. The flavours share compiled dependencies and differ in a feature, so the programs are
+/// copied to a folder per flavour.
 fn build_guest(recipe_dir: &Path, flavor: Flavor, progress: &Progress) -> Outcome<GuestPrograms> {
     let (name, features): (&str, &[&str]) = match flavor {
-        Flavor::Production => ("guest-production", &[]),
-        Flavor::Development => ("guest-development", &["--features", "simulated"]),
+        Flavor::Production => ("production", &[]),
+        Flavor::Development => ("development", &["--features", "simulated"]),
     };
     let mut step = progress.step("guest programs");
     step.update("cargo build --release -p dstack-guest");
-    let target = cache()?.join(name);
+    let target = cache()?.join("guest/target");
     let root = recipe_dir.parent().unwrap_or(Path::new("."));
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(["build", "--quiet", "--locked", "--release", "-p", "dstack-guest"]).args(features).arg("--target-dir").arg(&target);
@@ -179,8 +180,14 @@ fn build_guest(recipe_dir: &Path, flavor: Flavor, progress: &Progress) -> Outcom
         return Err(Failure::new("os/guest-not-built", cause, "correct the error, or name ready programs with --guest-bin")
             .during("building the guest's programs"));
     }
+    let folder = cache()?.join("guest").join(name);
+    std::fs::create_dir_all(&folder).map_err(|error| Failure::io("creating", &folder, &error))?;
+    for program in ["dstack-init", "dstack-guest-agent"] {
+        let to = folder.join(program);
+        std::fs::copy(target.join("release").join(program), &to).map_err(|error| Failure::io("writing", &to, &error))?;
+    }
     step.done("");
-    programs(&target.join("release"))
+    programs(&folder)
 }
 
 fn cargo_home() -> PathBuf {
