@@ -89,7 +89,9 @@ impl UserFacing for ImageError {
         match self {
             Self::NotFound { .. } => "list the images with `dstack os list`, or make one with `dstack os build`".to_owned(),
             Self::BadName { .. } => "use a name that `dstack os list` shows".to_owned(),
-            Self::Read { path, .. } => format!("check that {} exists and that this user may read it, or build the image again", path.display()),
+            Self::Read { path, .. } => {
+                format!("check that {} exists and that this user may read it, or build the image again", path.display())
+            }
             Self::Malformed { .. } | Self::ForeignFile { .. } | Self::Tampered { .. } => {
                 "delete the image and fetch or build it again with `dstack os build`; do not boot it".to_owned()
             }

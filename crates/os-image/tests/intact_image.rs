@@ -137,7 +137,10 @@ fn store_answers_with_names_and_reasons() {
 
     let entries = store.list().unwrap();
 
-    assert_eq!(entries.iter().map(|entry| (entry.name.as_str(), entry.image.is_ok())).collect::<Vec<_>>(), [("broken", false), ("dstack-0.0.1", true)]);
+    assert_eq!(
+        entries.iter().map(|entry| (entry.name.as_str(), entry.image.is_ok())).collect::<Vec<_>>(),
+        [("broken", false), ("dstack-0.0.1", true)]
+    );
     assert_eq!(store.load("dstack-0.0.1").unwrap().name(), "dstack-0.0.1");
     assert_eq!(store.load("dstack-9").unwrap_err().code(), "image/not-found");
     for name in ["../dstack-0.0.1", "", ".hidden", "a/b", "a,b"] {

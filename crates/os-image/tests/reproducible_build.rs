@@ -20,7 +20,8 @@ fn os_dir() -> PathBuf {
 
 /// The cache that `dstack os build` fills, so that a test downloads nothing twice.
 fn shared_packages() -> PathBuf {
-    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
+    let base =
+        std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
     base.unwrap_or_else(std::env::temp_dir).join("dstack/os/packages")
 }
 

@@ -97,10 +97,12 @@ impl Lock {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             text => text.map_err(BuildError::io("read", &path))?,
         };
-        let lock: Self =
-            toml::from_str(&text).map_err(|error| BuildError::Malformed { path: path.clone(), reason: error.to_string() })?;
+        let lock: Self = toml::from_str(&text).map_err(|error| BuildError::Malformed { path: path.clone(), reason: error.to_string() })?;
         let fault = if lock.format == FORMAT {
-            lock.packages.iter().find(|package| !package.is_sane()).map(|package| format!("package {:?} has unusual characters", package.name))
+            lock.packages
+                .iter()
+                .find(|package| !package.is_sane())
+                .map(|package| format!("package {:?} has unusual characters", package.name))
         } else {
             Some(format!("format {} is not known", lock.format))
         };
@@ -135,7 +137,10 @@ impl Lock {
 
     /// Version of each package by `set` and name.
     pub(super) fn versions(&self) -> BTreeMap<(PackageSet, &str), &str> {
-        self.packages.iter().flat_map(|package| package.sets.iter().map(move |set| ((*set, package.name.as_str()), package.version.as_str()))).collect()
+        self.packages
+            .iter()
+            .flat_map(|package| package.sets.iter().map(move |set| ((*set, package.name.as_str()), package.version.as_str())))
+            .collect()
     }
 }
 

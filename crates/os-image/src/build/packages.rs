@@ -101,7 +101,11 @@ pub(super) fn compare(old: Option<&Lock>, new: &Lock) -> Vec<Replaced> {
         let (locked, used) = (old.get(key), new.get(key));
         let is_told = replaced.iter().any(|told| told.name == key.1);
         if locked != used && !is_told {
-            replaced.push(Replaced { name: key.1.to_owned(), locked: locked.map(|text| (*text).to_owned()), used: used.map(|text| (*text).to_owned()) });
+            replaced.push(Replaced {
+                name: key.1.to_owned(),
+                locked: locked.map(|text| (*text).to_owned()),
+                used: used.map(|text| (*text).to_owned()),
+            });
         }
     }
     replaced.sort_by(|a, b| a.name.cmp(&b.name));

@@ -75,7 +75,11 @@ impl<'a> Resolver<'a> {
         let mut found = Vec::new();
         for line in output.lines().filter_map(|line| line.strip_prefix('\'')) {
             let uri = decode(line.split('\'').next().unwrap_or_default());
-            let file = self.archives.suites().iter().find_map(|suite| uri.strip_prefix(self.archives.base(suite))?.strip_prefix('/').map(str::to_owned));
+            let file = self
+                .archives
+                .suites()
+                .iter()
+                .find_map(|suite| uri.strip_prefix(self.archives.base(suite))?.strip_prefix('/').map(str::to_owned));
             let package = file.and_then(|file| self.known.get(&file));
             found.push(package.cloned().ok_or(BuildError::NotInPackages { what: uri })?);
         }
@@ -84,7 +88,8 @@ impl<'a> Resolver<'a> {
 
     fn read_lists(&self) -> Result<BTreeMap<String, LockedPackage>, BuildError> {
         let mut known = BTreeMap::new();
-        let targets = tools::run(self.apt("apt-get").args(["indextargets", "--format", "$(CODENAME) $(FILENAME)", "Created-By: Packages"]))?;
+        let targets =
+            tools::run(self.apt("apt-get").args(["indextargets", "--format", "$(CODENAME) $(FILENAME)", "Created-By: Packages"]))?;
         for line in String::from_utf8_lossy(&targets).lines() {
             let Some((suite, path)) = line.split_once(' ') else { continue };
             let path = Path::new(path);

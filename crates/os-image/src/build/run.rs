@@ -55,11 +55,10 @@ pub fn build(options: &BuildOptions, report: &mut Reporter<'_>) -> Result<BuildR
     let name = options.flavor.image_name(&options.version);
     let target = options.store.join(&name);
     let stamp = options.cache.join(STAMPS).join(format!("{name}.inputs"));
-    if !options.force && fs::read_to_string(&stamp).is_ok_and(|text| text == stamp_text(&inputs, &target)) {
-        if let Ok(image) = Image::load(&target) {
-            report(Progress::Reused(Phase::Plan));
-            return Ok(BuildReport { image, is_reused: true, replaced: Vec::new() });
-        }
+    let is_current = !options.force && fs::read_to_string(&stamp).is_ok_and(|text| text == stamp_text(&inputs, &target));
+    if let Some(image) = is_current.then(|| Image::load(&target).ok()).flatten() {
+        report(Progress::Reused(Phase::Plan));
+        return Ok(BuildReport { image, is_reused: true, replaced: Vec::new() });
     }
     report(Progress::Started(Phase::Packages));
     let archives = Archives::new(&recipe.archive, options.mirrors.clone())?;
@@ -67,8 +66,10 @@ pub fn build(options: &BuildOptions, report: &mut Reporter<'_>) -> Result<BuildR
     let packages = Packages::obtain(request, report)?;
     fs::create_dir_all(&options.store).map_err(BuildError::io("create", &options.store))?;
     // Dropped on every way out, so that a failure leaves nothing.
-    let work = tempfile::Builder::new().prefix(".building-").tempdir_in(&options.cache).map_err(BuildError::io("create", &options.cache))?;
-    let staging = tempfile::Builder::new().prefix(".building-").tempdir_in(&options.store).map_err(BuildError::io("create", &options.store))?;
+    let work =
+        tempfile::Builder::new().prefix(".building-").tempdir_in(&options.cache).map_err(BuildError::io("create", &options.cache))?;
+    let staging =
+        tempfile::Builder::new().prefix(".building-").tempdir_in(&options.store).map_err(BuildError::io("create", &options.store))?;
     let stages = Stages { options, recipe: &recipe, packages: &packages };
     stages.make(work.path(), staging.path(), report)?;
     publish(&staging.keep(), &target)?;
@@ -108,7 +109,8 @@ impl Stages<'_> {
     /// Makes all files of the image in `out`, with scratch space in `work`.
     fn make(&self, work: &Path, out: &Path, report: &mut Reporter<'_>) -> Result<(), BuildError> {
         let (options, recipe, time) = (self.options, self.recipe, self.packages.lock.time);
-        let tools = Toolbox::pinned(self.cached("tools", Phase::Tools, &self.key(PackageSet::Tools, &[]), report, |dir| self.unpack_tools(dir))?);
+        let tools =
+            Toolbox::pinned(self.cached("tools", Phase::Tools, &self.key(PackageSet::Tools, &[]), report, |dir| self.unpack_tools(dir))?);
         let kernel_key = self.key(PackageSet::Kernel, &[]);
         let kernel_files = self.files(PackageSet::Kernel);
         let kernel_dir = self.cached("kernel", Phase::Kernel, &kernel_key, report, |dir| kernel::unpack(&kernel_files, dir, &tools))?;

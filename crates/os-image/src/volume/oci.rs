@@ -222,8 +222,11 @@ pub(super) fn write_index(layout: &Path, images: &[PackedImage]) -> io::Result<(
     fs::write(layout.join("oci-layout"), LAYOUT)?;
     fs::write(layout.join("index.json"), index.to_string())?;
     fs::write(layout.join("manifest.json"), serde_json::Value::from(engine).to_string())?;
-    let needed: BTreeSet<&str> =
-        images.iter().flat_map(|image| image.layers.iter().chain([&image.config, &image.digest])).filter_map(|digest| digest.strip_prefix("sha256:")).collect();
+    let needed: BTreeSet<&str> = images
+        .iter()
+        .flat_map(|image| image.layers.iter().chain([&image.config, &image.digest]))
+        .filter_map(|digest| digest.strip_prefix("sha256:"))
+        .collect();
     for entry in fs::read_dir(layout.join("blobs/sha256"))? {
         let entry = entry?;
         if !needed.contains(entry.file_name().to_string_lossy().as_ref()) {
