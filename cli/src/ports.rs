@@ -122,7 +122,7 @@ fn cannot_bind(spec: &PortSpec, address: SocketAddr, error: &std::io::Error) -> 
     let fix = format!("free it, or publish the app's port {guest} elsewhere with -p auto:{guest}");
     match error.kind() {
         std::io::ErrorKind::AddrInUse => {
-            Failure::new("deploy/port-in-use", format!("{} port {} is in use on this machine", spec.protocol, address.port()), fix)
+            Failure::new("vmm/port-in-use", format!("{} port {} is in use on this machine", spec.protocol, address.port()), fix)
         }
         _ => Failure::new("deploy/port-not-usable", format!("{} {address} cannot be opened: {error}", spec.protocol), fix),
     }
@@ -183,7 +183,7 @@ mod tests {
 
         let failure = resolve(&[spec(&format!("{port}:80"))]).unwrap_err();
 
-        assert_eq!(failure.report.code, "deploy/port-in-use");
+        assert_eq!(failure.report.code, "vmm/port-in-use");
         assert!(failure.report.fix.ends_with("-p auto:80"), "{}", failure.report.fix);
     }
 

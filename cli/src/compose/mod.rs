@@ -187,7 +187,7 @@ fn syntax(path: &Path, text: &str, error: &serde_yaml_ng::Error) -> Failure {
     let message = error.to_string();
     let Some(location) = error.location() else {
         return Failure::new(
-            "compose/malformed",
+            "compose/syntax",
             format!("{}: {message}", path.display()),
             "correct the compose file; `docker compose config` checks it",
         );
@@ -204,7 +204,7 @@ fn syntax(path: &Path, text: &str, error: &serde_yaml_ng::Error) -> Failure {
     };
     let cause = format!("{}:{line}:{column}: {reason}{excerpt}", path.display());
     let fix = format!("correct line {line} of {}", path.display());
-    Failure::new("compose/malformed", cause, fix).during("reading the compose file")
+    Failure::new("compose/syntax", cause, fix).during("reading the compose file")
 }
 
 fn unsupported(path: &Path, text: &str, needle: &str, what: &str, fix: &str) -> Failure {

@@ -64,7 +64,7 @@ fn remarks_on_what_stays_behind() {
 #[test]
 fn broken_yaml_is_shown_with_its_place() {
     insta::assert_snapshot!(failure("services:\n  web:\n    image: nginx\n   ports: [\n"), @r"
-    dstack: error: reading the compose file [compose/malformed]
+    dstack: error: reading the compose file [compose/syntax]
       cause: docker-compose.yaml:4:4: did not find expected key
              4 |    ports: [
                |    ^
@@ -75,7 +75,7 @@ fn broken_yaml_is_shown_with_its_place() {
 #[test]
 fn wrong_type_is_shown_with_its_place() {
     insta::assert_snapshot!(failure("services:\n  web:\n    image: [nginx]\n"), @r"
-    dstack: error: reading the compose file [compose/malformed]
+    dstack: error: reading the compose file [compose/syntax]
       cause: docker-compose.yaml:3:12: services.web.image: invalid type: sequence, expected a string
              3 |     image: [nginx]
                |            ^

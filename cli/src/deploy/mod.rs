@@ -211,7 +211,7 @@ fn pick_image(images: Vec<ImageInfo>, wanted: Option<&str>, needs_dev: bool) -> 
         let found = images.into_iter().find(|image| image.name == wanted);
         return found.ok_or_else(|| {
             Failure::new(
-                "deploy/unknown-image",
+                "vmm/unknown-image",
                 format!("the VMM has no OS image `{wanted}`; {known}"),
                 "list the images with `dstack os list`",
             )

@@ -1,6 +1,6 @@
 //! `dstack os list`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use dstack_manifest::OsImageHash;
 use dstack_os_image::ImageStore;
@@ -15,7 +15,8 @@ use crate::{
 struct Row {
     name: String,
     version: String,
-    flavor: &'static str,
+    path: PathBuf,
+    is_dev: bool,
     unlocked: bool,
     os_image_hash: Option<OsImageHash>,
     rootfs_bytes: u64,
@@ -32,7 +33,8 @@ pub(crate) fn list(images: Option<&Path>, output: Output) -> Outcome {
         rows.push(match entry.image {
             Ok(image) => Row {
                 version: image.metadata().version.clone(),
-                flavor: if image.metadata().is_dev { "development" } else { "production" },
+                path: image.dir().to_owned(),
+                is_dev: image.metadata().is_dev,
                 unlocked: image.metadata().unlocked,
                 os_image_hash: Some(image.os_image_hash()),
                 rootfs_bytes: std::fs::metadata(image.rootfs()).map_or(0, |metadata| metadata.len()),
@@ -40,9 +42,10 @@ pub(crate) fn list(images: Option<&Path>, output: Output) -> Outcome {
                 name: entry.name,
             },
             Err(error) => Row {
+                path: store.root().join(&entry.name),
                 name: entry.name,
                 version: String::new(),
-                flavor: "",
+                is_dev: false,
                 unlocked: false,
                 os_image_hash: None,
                 rootfs_bytes: 0,
@@ -60,7 +63,12 @@ pub(crate) fn list(images: Option<&Path>, output: Output) -> Outcome {
 }
 
 fn cells(row: &Row) -> Vec<String> {
-    let flavor = if row.unlocked { format!("{} (unlocked)", row.flavor) } else { row.flavor.to_owned() };
+    let flavor = match (row.error.is_some(), row.is_dev) {
+        (true, _) => "",
+        (_, true) => "development",
+        (_, false) => "production",
+    };
+    let flavor = if row.unlocked { format!("{flavor} (unlocked)") } else { flavor.to_owned() };
     let last = match (&row.os_image_hash, &row.error) {
         (Some(hash), _) => hash.to_string(),
         (None, error) => format!("unusable: {}", error.as_deref().unwrap_or_default()),

@@ -63,7 +63,13 @@ impl Settings {
             held.push(socket);
             Ok(port)
         };
-        Ok(Self { version: VERSION, vmm_port: pick(9080)?, kms_port: pick(9443)?, collateral_port: pick(8081)?, images: home.images() })
+        Ok(Self {
+            version: VERSION,
+            vmm_port: pick(9080)?,
+            kms_port: pick(9443)?,
+            collateral_port: pick(8081)?,
+            images: home.images_to_use(),
+        })
     }
 
     /// Writes the file.
