@@ -90,7 +90,8 @@ impl ComposeFile {
     ///
     /// Errors: as [`Self::read`].
     pub(crate) fn parse(text: String, path: &Path) -> Outcome<Self> {
-        // Typed first: its errors carry positions.
+        // Syntax first, then types: both carry positions, and a missing bracket is not to look like a wrong type.
+        let _: Value = serde_yaml_ng::from_str(&text).map_err(|error| syntax(path, &text, &error))?;
         let typed: Document = serde_yaml_ng::from_str(&text).map_err(|error| syntax(path, &text, &error))?;
         let document = merged(&text).unwrap_or(typed);
         if document.services.is_empty() {
