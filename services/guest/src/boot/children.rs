@@ -21,6 +21,8 @@ use tokio::{
     task::JoinHandle,
 };
 
+/// How long a program may take to end before it is started anew.
+const RESTART_PATIENCE: Duration = Duration::from_secs(15);
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 /// A log beyond this is moved away; one older part is kept.
 const MAX_LOG_BYTES: usize = 1 << 20;
@@ -64,7 +66,7 @@ pub struct ServiceEnded {
 enum Wish {
     Run,
     Restart,
-    Stop,
+    Stop(Duration),
 }
 
 #[derive(Debug)]
@@ -110,7 +112,7 @@ impl Children {
     pub async fn stop(&self, name: &str, patience: Duration) {
         let service = self.running.lock().ok().and_then(|mut running| running.remove(name));
         let Some(service) = service else { return };
-        let _ = service.wish.send(Wish::Stop);
+        let _ = service.wish.send(Wish::Stop(patience));
         if tokio::time::timeout(patience + Duration::from_secs(1), service.task).await.is_err() {
             crate::console::line(format_args!("{name} did not end"));
         }
@@ -134,7 +136,7 @@ async fn keep_running(mut spec: ServiceSpec, logs: PathBuf, ended: mpsc::Unbound
                     [child.stdout.take().map(|pipe| log(pipe, path.clone())), child.stderr.take().map(|pipe| log(pipe, path.clone()))];
                 let outcome = tokio::select! {
                     status = child.wait() => Some(status.map_or_else(|error| error.to_string(), |status| status.to_string())),
-                    _ = wishes.wait_for(|wish| *wish != Wish::Run) => None,
+                    _ = wishes.changed() => None,
                 };
                 match outcome {
                     Some(status) => {
@@ -144,11 +146,11 @@ async fn keep_running(mut spec: ServiceSpec, logs: PathBuf, ended: mpsc::Unbound
                         status
                     }
                     None => {
-                        end(&mut child).await;
-                        if *wishes.borrow_and_update() == Wish::Stop {
+                        let wish = *wishes.borrow_and_update();
+                        end(&mut child, if let Wish::Stop(patience) = wish { patience } else { RESTART_PATIENCE }).await;
+                        if wish != Wish::Restart {
                             return;
                         }
-                        wishes.mark_unchanged();
                         continue;
                     }
                 }
@@ -157,7 +159,7 @@ async fn keep_running(mut spec: ServiceSpec, logs: PathBuf, ended: mpsc::Unbound
         let _ = ended.send(ServiceEnded { name: spec.name, status, log_tail: tail(&path) });
         tokio::select! {
             () = tokio::time::sleep(RESTART_PAUSE) => {}
-            _ = wishes.wait_for(|wish| *wish == Wish::Stop) => return,
+            _ = wishes.wait_for(|wish| matches!(wish, Wish::Stop(_))) => return,
         }
     }
 }
@@ -173,12 +175,11 @@ fn spawn(spec: &ServiceSpec, more: &[String]) -> std::io::Result<Child> {
         .spawn()
 }
 
-async fn end(child: &mut Child) {
-    const PATIENCE: Duration = Duration::from_secs(15);
+async fn end(child: &mut Child, patience: Duration) {
     if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
         let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
     }
-    if tokio::time::timeout(PATIENCE, child.wait()).await.is_err() {
+    if tokio::time::timeout(patience, child.wait()).await.is_err() {
         let _ = child.kill().await;
     }
 }
@@ -262,6 +263,7 @@ mod tests {
         }
         children.stop("x", Duration::from_secs(5)).await;
 
+        assert_eq!(starts(), 2, "one order restarts once");
         assert!(!children.restart("x"));
         assert!(reports.try_recv().is_err(), "an orderly end is not reported");
     }

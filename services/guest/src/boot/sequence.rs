@@ -30,7 +30,9 @@ use crate::{
 
 const SHARE_PATIENCE: Duration = Duration::from_secs(10);
 const NOTIFY_PATIENCE: Duration = Duration::from_secs(6);
-const STOP_PATIENCE: Duration = Duration::from_secs(20);
+const ENGINE_STOP_PATIENCE: Duration = Duration::from_secs(15);
+/// Nothing of these is lost when they are killed.
+const STOP_PATIENCE: Duration = Duration::from_secs(2);
 /// Services without which the boot cannot go on.
 const VITAL: [&str; 4] = ["containerd", "dockerd", "dstack-guest-agent", "dhcpcd"];
 
@@ -240,9 +242,11 @@ async fn shut_down(machine: &Arc<Machine>, started: Option<WorkloadStarted>, cod
         let _ = tokio::task::spawn_blocking(move || started.stop(&stopper.bench())).await;
         console::line("application stopped");
     }
-    for service in ["dockerd", "containerd", "dstack-guest-agent", "dhcpcd"] {
-        machine.children.stop(service, STOP_PATIENCE).await;
-    }
+    machine.children.stop("dockerd", ENGINE_STOP_PATIENCE).await;
+    console::line("container engine stopped");
+    let rest = ["containerd", "dstack-guest-agent", "dhcpcd"].map(|service| machine.children.stop(service, STOP_PATIENCE));
+    let [first, second, third] = rest;
+    tokio::join!(first, second, third);
     console::line("services stopped");
     machine.notifier.flush(NOTIFY_PATIENCE);
     code
