@@ -169,8 +169,9 @@ fn build_guest(recipe_dir: &Path, flavor: Flavor, progress: &Progress) -> Outcom
     let root = recipe_dir.parent().unwrap_or(Path::new("."));
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(["build", "--quiet", "--locked", "--release", "-p", "dstack-guest"]).args(features).arg("--target-dir").arg(&target);
-    // Paths of this machine must not get into the programs: they are measured.
-    let remap = format!("--remap-path-prefix={}=/src --remap-path-prefix={}=/cargo", root.display(), cargo_home().display());
+    // Paths of this machine must not get into the programs: they are measured. Those of the checkout are relative already; naming
+    // it here would compile every dependency again in each new clone.
+    let remap = format!("--remap-path-prefix={}=/target --remap-path-prefix={}=/cargo", target.display(), cargo_home().display());
     command.env("RUSTFLAGS", remap).env_remove("CARGO_TARGET_DIR").current_dir(root).stdin(Stdio::null()).stdout(Stdio::null());
     let result = command.output().map_err(|error| Failure::io("running", Path::new("cargo"), &error))?;
     if !result.status.success() {
