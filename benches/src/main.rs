@@ -22,7 +22,7 @@ enum Bench {
         #[arg(long, default_value_t = 5)]
         runs: usize,
     },
-    /// Sizes on disk; memory and start-up time of the VMM with ten VMs defined.
+    /// Sizes on disk.
     Footprint,
 }
 

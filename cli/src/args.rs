@@ -67,6 +67,10 @@ pub(crate) struct UpArgs {
     /// Directory with the OS images, instead of the local stack's own.
     #[arg(long, value_name = "DIR", env = "DSTACK_IMAGES")]
     pub images: Option<PathBuf>,
+    /// Registry that guests pull from first, such as http://127.0.0.1:5000; an app uses it only if its images are pinned by digest.
+    /// Empty text forgets it.
+    #[arg(long, value_name = "URL", env = "DSTACK_REGISTRY")]
+    pub registry: Option<String>,
     /// Seconds that each service gets until it answers.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub timeout: u64,

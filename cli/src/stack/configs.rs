@@ -84,7 +84,18 @@ pub(super) fn vmm(home: &Home, settings: &Settings, tools: &VmmTools<'_>) -> Str
         settings.collateral_port,
         quoted(&home.volumes())
     );
+    if !settings.registry.is_empty() {
+        let _never = writeln!(text, "docker_registry = {}", toml::Value::String(seen_by_guests(&settings.registry)));
+    }
     text
+}
+
+/// An address of this machine as its guests reach it.
+fn seen_by_guests(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let (host, path) = rest.find([':', '/']).map_or((rest, ""), |end| rest.split_at(end));
+    let host = if matches!(host, "127.0.0.1" | "localhost") { HOST_SEEN_BY_GUESTS } else { host };
+    format!("{scheme}://{host}{path}")
 }
 
 /// Programs that the VMM starts.
@@ -144,4 +155,16 @@ pub(super) fn write(path: &Path, text: &str) -> Outcome<bool> {
     }
     write_atomic(path, text.as_bytes(), 0o600).map_err(|error| Failure::io("writing", path, &error))?;
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::seen_by_guests;
+
+    #[test]
+    fn guests_reach_this_machine_by_another_address() {
+        assert_eq!(seen_by_guests("http://127.0.0.1:5000"), "http://10.0.2.2:5000");
+        assert_eq!(seen_by_guests("https://localhost/cache"), "https://10.0.2.2/cache");
+        assert_eq!(seen_by_guests("https://registry.example:5000"), "https://registry.example:5000");
+    }
 }

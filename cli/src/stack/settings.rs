@@ -28,6 +28,9 @@ pub(super) struct Settings {
     pub collateral_port: u16,
     /// OS images.
     pub images: PathBuf,
+    /// Registry mirror as this machine sees it; empty for none.
+    #[serde(default)]
+    pub registry: String,
 }
 
 impl Settings {
@@ -69,6 +72,7 @@ impl Settings {
             kms_port: pick(9443)?,
             collateral_port: pick(8081)?,
             images: home.images_to_use(),
+            registry: String::new(),
         })
     }
 

@@ -167,6 +167,9 @@ fn prepare(home: &Home, args: &UpArgs) -> Outcome<Settings> {
     if let Some(images) = &args.images {
         settings.images = std::path::absolute(images).map_err(|error| Failure::io("reading", images, &error))?;
     }
+    if let Some(registry) = &args.registry {
+        settings.registry.clone_from(registry);
+    }
     settings.save(home)?;
     let token = configs::token_file(home);
     if !token.exists() {

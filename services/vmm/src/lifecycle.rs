@@ -11,6 +11,8 @@ use crate::{
 };
 
 const POLL: Duration = Duration::from_millis(100);
+/// A guest whose boot failed gets this long to power itself off before a new start ends it.
+const POWER_OFF_GRACE: Duration = Duration::from_secs(10);
 
 impl Vmm {
     /// Checks, reserves, writes and, unless `stopped`, starts a VM. Returns its id.
@@ -61,7 +63,12 @@ impl Vmm {
             return Err(VmmError::Removing(row.id));
         }
         if self.is_running(&row.id).await? {
-            return self.database.set_started(&row.id, true);
+            if row.boot_error.is_empty() {
+                return self.database.set_started(&row.id, true);
+            }
+            // Its boot failed and it is powering itself off; what remains of that run must not pass for the new one.
+            self.gone_within(&row, POWER_OFF_GRACE).await?;
+            self.release(&row.id, self.stop_grace()).await?;
         }
         self.start_locked(&row).await
     }
@@ -187,6 +194,16 @@ impl Vmm {
         let now = self.database.vm(&row.id)?;
         let same = now.is_some_and(|now| now.started_at_ms == row.started_at_ms && !now.removing && !now.started && now.ended_at_ms == 0);
         Ok(same && self.is_running(&row.id).await?)
+    }
+
+    async fn gone_within(&self, row: &VmRow, deadline: Duration) -> Result<(), VmmError> {
+        let gone = async {
+            while self.is_running(&row.id).await? {
+                tokio::time::sleep(POLL).await;
+            }
+            Ok(())
+        };
+        tokio::time::timeout(deadline, gone).await.unwrap_or(Ok(()))
     }
 
     async fn ends_within(&self, row: &VmRow, deadline: Duration) -> Result<bool, VmmError> {
