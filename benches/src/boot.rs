@@ -2,11 +2,11 @@
 
 use std::{
     path::PathBuf,
-    time::{Duration, Instant},
+    time::{Duration, SystemTime},
 };
 
 use anyhow::{Context as _, ensure};
-use dstack_e2e::{Stack, try_get};
+use dstack_e2e::{Stack, try_get_quickly};
 
 use crate::{median, stock::Stock};
 
@@ -50,21 +50,25 @@ pub(crate) fn run(runs: usize) -> anyhow::Result<()> {
 /// From the accepted deployment on. The stack, its KMS and the sealed environment are as a user has them.
 fn boot(stack: &Stack, run: usize) -> anyhow::Result<Ours> {
     let name = format!("boot{run}");
+    let before = SystemTime::now();
     let app = stack.deploy_hello_without_waiting(&name, "bench");
-    let start = Instant::now();
-    let health = format!("{}/health", app.url);
-    let mut agent = None;
-    while try_get(&health).is_err() {
-        if agent.is_none() && try_get(&app.agent_url).is_ok() {
-            agent = Some(start.elapsed());
-        }
-        if start.elapsed() > DEADLINE {
-            let info = stack.dstack(&["info", &name]);
-            anyhow::bail!("{name} did not answer in time: {}", info.stdout);
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    let http = start.elapsed();
+    // The VMM's own mark of acceptance; the clock of this process started earlier by what packing and sealing took.
+    let accepted = SystemTime::UNIX_EPOCH + Duration::from_millis(stack.accepted_at_ms(&name));
+    let since_accepted = move || accepted.elapsed().unwrap_or_default();
+    ensure!(accepted >= before, "the VMM's clock is behind ours");
+    let agent_url = app.agent_url.clone();
+    let agent = std::thread::spawn(move || answer(&agent_url, since_accepted));
+    let http = answer(&format!("{}/health", app.url), since_accepted)?;
+    let agent = agent.join().map_err(|_| anyhow::anyhow!("the agent's watcher broke off"))??;
     let _removed = stack.dstack(&["rm", "-f", &name]).must_succeed();
-    Ok(Ours { agent: agent.unwrap_or(http), http })
+    Ok(Ours { agent, http })
+}
+
+/// Time of the first successful answer.
+fn answer(url: &str, clock: impl Fn() -> Duration) -> anyhow::Result<Duration> {
+    while try_get_quickly(url).is_err() {
+        ensure!(clock() < DEADLINE, "{url} did not answer in time");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(clock())
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
-use dstack_e2e::{hello, repository, try_get};
+use dstack_e2e::{hello, repository, try_get_quickly};
 
 /// Longest boot worth waiting for.
 const DEADLINE: Duration = Duration::from_secs(600);
@@ -60,12 +60,12 @@ impl Stock {
                 .context("starting QEMU")?,
         );
         let url = format!("http://127.0.0.1:{port}/health");
-        while try_get(&url).is_err() {
+        while try_get_quickly(&url).is_err() {
             if let Some(status) = qemu.0.try_wait()? {
                 bail!("the control's QEMU ended: {status}");
             }
             ensure!(start.elapsed() < DEADLINE, "the control did not answer in time");
-            std::thread::sleep(Duration::from_millis(100));
+            std::thread::sleep(Duration::from_millis(50));
         }
         Ok(start.elapsed())
     }

@@ -20,6 +20,8 @@ struct Detail {
     boot_progress: String,
     boot_error: String,
     uptime: String,
+    /// When the VMM accepted the last start, Unix milliseconds; 0 if never.
+    started_at_ms: u64,
     app_id: String,
     instance_id: Option<String>,
     compose_hash: Option<ComposeHash>,
@@ -59,6 +61,7 @@ fn detail(vm: VmInfo) -> Detail {
         boot_progress: vm.boot_progress,
         boot_error: vm.boot_error,
         uptime: vm.uptime,
+        started_at_ms: vm.started_at_ms,
         app_id: vm.app_id,
         instance_id: vm.instance_id,
         image: configuration.image,

@@ -5,7 +5,7 @@ use crate::{AllowList, BootFacts, Denial};
 impl AllowList {
     /// Whether a boot with these facts may have its app's keys.
     ///
-    /// The order is fixed: evidence kind, platform, OS image, app, document, machine.
+    /// The order is fixed: evidence kind, platform, OS image, moment of the boot, app, document, machine.
     ///
     /// Errors: the first reason that applies.
     pub fn decide_app(&self, facts: &BootFacts) -> Result<(), Denial> {
@@ -13,6 +13,9 @@ impl AllowList {
         let (Some(app_id), Some(compose_hash)) = (facts.app_id, facts.compose_hash) else { return Err(Denial::NoApplication) };
         if !facts.is_identity_complete {
             return Err(Denial::BootIncomplete);
+        }
+        if facts.is_after_boot {
+            return Err(Denial::AfterBoot);
         }
         let app = self.apps.get(&app_id).ok_or(Denial::App { app_id })?;
         if !app.compose_hashes.contains(&compose_hash) {

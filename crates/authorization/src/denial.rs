@@ -37,6 +37,9 @@ pub enum Denial {
     /// `boot-mr-done` is missing from the event log.
     #[error("the event log does not reach the end of the boot measurements")]
     BootIncomplete,
+    /// The evidence was made after the guest got its keys, so an application may have asked for it.
+    #[error("the evidence is from after the boot, when applications can ask for quotes")]
+    AfterBoot,
     /// App not on the list.
     #[error("app {app_id} is not allowed")]
     App {
@@ -91,6 +94,7 @@ impl UserFacing for Denial {
             Self::OsImage { .. } => "kms/os-image-not-allowed",
             Self::NoApplication => "kms/no-application",
             Self::BootIncomplete => "kms/boot-incomplete",
+            Self::AfterBoot => "kms/after-boot",
             Self::App { .. } => "kms/app-not-allowed",
             Self::ComposeHash { .. } => "kms/compose-hash-not-allowed",
             Self::Device { .. } => "kms/device-not-allowed",
@@ -111,6 +115,7 @@ impl UserFacing for Denial {
             Self::OsImage { hash } => format!("boot an allowed image, or add {hash} to os_images in the allow list"),
             Self::NoApplication => "boot the VM through dstack-init, which measures app id and compose hash".into(),
             Self::BootIncomplete => "ask for keys after boot-mr-done was measured, as dstack-init does".into(),
+            Self::AfterBoot => "ask for keys before key-provider is measured, as dstack-init does".into(),
             Self::App { app_id } => format!("add app {app_id} with its compose hash to apps in the allow list"),
             Self::ComposeHash { app_id, compose_hash } => {
                 format!(

@@ -17,6 +17,8 @@ pub struct BootFacts {
     pub os_image_hash: Option<OsImageHash>,
     /// The identity part of the boot is over: nothing more will be added to what the other claims say.
     pub is_identity_complete: bool,
+    /// The keys were already given when the evidence was made, and the call is one that gives them.
+    pub is_after_boot: bool,
     /// Digest over all registers; none if the scope asked for is not reached.
     pub mr_aggregated: Option<Digest32>,
     /// Digest of the hardware's identity.
@@ -39,6 +41,7 @@ impl BootFacts {
             compose_hash: claims.compose_hash,
             os_image_hash: evidence.os_image_hash().copied(),
             is_identity_complete: claims.boot_time_complete,
+            is_after_boot: scope == MrScope::Runtime && claims.key_provider.is_some(),
             mr_aggregated: evidence.mr_aggregated(scope).map(Digest32::new),
             device_id: Digest32::new(evidence.device_id()),
             tcb_status: evidence.tcb_status().to_string(),

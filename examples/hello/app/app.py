@@ -61,8 +61,9 @@ def facts():
 
 def quote(nonce):
     """A quote whose report data is the caller's nonce."""
-    if not nonce or len(nonce) > 128 or len(nonce) % 2:
-        raise ValueError("nonce must be 1 to 64 bytes of hex")
+    # Never quote 64 bytes of a stranger's choice: they could be the digest that binds somebody's certificate to this app.
+    if not nonce or len(nonce) > 64 or len(nonce) % 2:
+        raise ValueError("nonce must be 1 to 32 bytes of hex")
     bytes.fromhex(nonce)
     return ask("GetQuote", report_data=nonce)
 

@@ -5,5 +5,5 @@
 mod http;
 mod stack;
 
-pub use http::{get, try_get};
+pub use http::{get, try_get, try_get_quickly};
 pub use stack::{App, Finished, Stack, hello, os_image, repository};

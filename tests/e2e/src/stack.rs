@@ -242,6 +242,16 @@ impl Stack {
         }
     }
 
+    /// When the VMM accepted the last start of an app, Unix milliseconds.
+    ///
+    /// # Panics
+    /// When there is no such app.
+    #[must_use]
+    pub fn accepted_at_ms(&self, name: &str) -> u64 {
+        let info = self.dstack(&["info", name, "--json"]).must_succeed().json();
+        info["started_at_ms"].as_u64().unwrap_or_else(|| panic!("no start in {info}"))
+    }
+
     /// Files under this stack's home whose bytes contain `needle`.
     #[must_use]
     pub fn files_containing(&self, needle: &str) -> Vec<PathBuf> {

@@ -47,8 +47,8 @@ fn a_compose_project_runs_measured_keyed_and_verified() {
     let bare = stack.home().join("bare.toml");
     fs::write(&bare, "").unwrap();
     let refused = stack.dstack(&["verify", &app.url, "--allow-simulated", "--json", "--config", bare.to_str().unwrap()]);
-    assert_ne!(refused.code, 0, "{}", refused.stdout);
-    assert_ne!(refused.json()["verdict"], "SIMULATED");
+    assert_eq!(refused.code, 1, "{}", refused.stdout);
+    assert_eq!(refused.json()["verdict"], "NOT VERIFIED");
 
     saved_evidence_is_bound_to_nonce_and_document(&stack, &app.url);
 

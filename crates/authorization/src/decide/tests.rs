@@ -26,6 +26,7 @@ fn facts() -> BootFacts {
         compose_hash: Some(ComposeHash::new([3; 32])),
         os_image_hash: Some(OsImageHash::new([1; 32])),
         is_identity_complete: true,
+        is_after_boot: false,
         mr_aggregated: Some(Digest32::new([5; 32])),
         device_id: Digest32::new([4; 32]),
         tcb_status: "UpToDate".into(),
@@ -44,7 +45,7 @@ fn allows_what_is_listed() {
 #[test]
 fn denies_each_single_deviation() {
     type Deviation = fn(&mut BootFacts);
-    let deviations: [(Deviation, &str); 10] = [
+    let deviations: [(Deviation, &str); 11] = [
         (|f| f.is_simulated = true, "kms/simulated-not-allowed"),
         (|f| f.tcb_status = "OutOfDate".into(), "kms/tcb-status-not-allowed"),
         (|f| f.advisory_ids.push("INTEL-SA-2".into()), "kms/advisory-rejected"),
@@ -53,6 +54,7 @@ fn denies_each_single_deviation() {
         (|f| f.app_id = None, "kms/no-application"),
         (|f| f.compose_hash = None, "kms/no-application"),
         (|f| f.is_identity_complete = false, "kms/boot-incomplete"),
+        (|f| f.is_after_boot = true, "kms/after-boot"),
         (|f| f.app_id = Some(AppId::new([9; 20])), "kms/app-not-allowed"),
         (|f| f.compose_hash = Some(ComposeHash::new([9; 32])), "kms/compose-hash-not-allowed"),
     ];

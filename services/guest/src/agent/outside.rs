@@ -65,15 +65,19 @@ async fn evidence(Shared(state): Shared<Arc<State>>, Query(Nonce { nonce }): Que
     }
 }
 
+/// Half of the report data: the rest stays zero, so a stranger's nonce can never be the digest that binds a certificate or a request
+/// to this guest.
+const MAX_NONCE_BYTES: usize = 32;
+
 async fn public_evidence(state: &State, nonce: &str) -> Result<Vec<u8>, RpcError> {
     if !state.application.compose.document().public_tcbinfo {
         let fix = "set public_tcbinfo in app-compose.json, or ask the application itself";
         return Err(RpcError::new("agent/evidence-private", "the application does not publish its evidence", fix));
     }
-    let bytes = hex::decode(nonce.strip_prefix("0x").unwrap_or(nonce)).ok().filter(|bytes| (1..=64).contains(&bytes.len()));
+    let bytes = hex::decode(nonce.strip_prefix("0x").unwrap_or(nonce)).ok().filter(|bytes| (1..=MAX_NONCE_BYTES).contains(&bytes.len()));
     let Some(bytes) = bytes else {
         let fix = format!("GET {EVIDENCE_PATH}?nonce=<fresh random bytes, hex>");
-        return Err(RpcError::new("agent/bad-nonce", "the nonce is not hex of 1 to 64 bytes", fix));
+        return Err(RpcError::new("agent/bad-nonce", "the nonce is not hex of 1 to 32 bytes", fix));
     };
     let quote = inside::quote(state, &bytes, Asker::Outside).await?;
     let app_compose = String::from_utf8_lossy(state.application.compose.raw()).into_owned();

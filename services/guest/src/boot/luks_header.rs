@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
 
 /// Where the encrypted data starts: 16 MiB.
 pub const DATA_OFFSET_BYTES: u64 = 16 << 20;
@@ -15,6 +16,12 @@ pub const MAGIC: [u8; 6] = *b"LUKS\xba\xbe";
 const CIPHER: &str = "aes-xts-plain64";
 const KEY_BYTES: u64 = 64;
 const BINARY_HEADER_BYTES: usize = 4096;
+/// Magic of a second copy.
+const SECOND_MAGIC: [u8; 6] = *b"SKUL\xba\xbe";
+/// Name of the checksum's algorithm in the binary header.
+const ALGORITHM: std::ops::Range<usize> = 72..104;
+/// The checksum in the binary header; SHA-256 fills the first half.
+const CHECKSUM: std::ops::Range<usize> = 448..512;
 const VERSION: [u8; 2] = [0, 2];
 /// Sizes of binary header plus JSON that the format allows.
 const HEADER_SIZES: [usize; 9] = [16 << 10, 32 << 10, 64 << 10, 128 << 10, 256 << 10, 512 << 10, 1 << 20, 2 << 20, 4 << 20];
@@ -140,10 +147,28 @@ pub fn check_and_pin(header: &mut [u8]) -> Result<(), HeaderError> {
         Err(error) => return refuse(format!("metadata: {error}")),
     };
     check(&metadata)?;
+    if !has_own_checksum(binary, json) {
+        return refuse("its checksum is wrong");
+    }
     if let Some(second) = header.get_mut(size..size.saturating_mul(2)) {
         second.fill(0);
     }
-    Ok(())
+    // A reader that dislikes the first copy looks for a second one at each of these places, whatever the first one says.
+    match HEADER_SIZES.iter().find(|&&at| header.get(at..).is_some_and(|rest| rest.starts_with(&SECOND_MAGIC))) {
+        Some(at) => refuse(format!("it has another header at {at}")),
+        None => Ok(()),
+    }
+}
+
+/// SHA-256 over both parts of a header, its checksum field taken as zero. Source: LUKS2 On-Disk Format, 2.1.
+fn has_own_checksum(binary: &[u8; BINARY_HEADER_BYTES], json: &[u8]) -> bool {
+    let mut blank = *binary;
+    let (Some(algorithm), Some(claimed)) = (binary.get(ALGORITHM), binary.get(CHECKSUM)) else { return false };
+    if let Some(field) = blank.get_mut(CHECKSUM) {
+        field.fill(0);
+    }
+    let digest = Sha256::new().chain_update(blank).chain_update(json).finalize();
+    algorithm.starts_with(b"sha256\0") && claimed.starts_with(&digest)
 }
 
 fn check(metadata: &Metadata) -> Result<(), HeaderError> {
@@ -191,7 +216,33 @@ mod tests {
         header[8..16].copy_from_slice(&(16_u64 << 10).to_be_bytes());
         header[4096..4096 + json.len()].copy_from_slice(json.as_bytes());
         header[16 << 10] = 0xff;
+        must_seal(&mut header);
         header
+    }
+
+    fn must_seal(header: &mut [u8]) {
+        header[72..78].copy_from_slice(b"sha256");
+        header[448..512].fill(0);
+        let digest = Sha256::digest(&header[..16 << 10]);
+        header[448..480].copy_from_slice(&digest);
+    }
+
+    #[test]
+    fn a_broken_checksum_is_refused() {
+        for at in [0x1b, 448, 479, 5000] {
+            let mut header = must_build(GOOD);
+            header[at] ^= 1;
+            assert!(check_and_pin(&mut header).is_err(), "{at}");
+        }
+    }
+
+    #[test]
+    fn another_header_further_on_is_refused() {
+        for at in [32 << 10, 64 << 10, 4 << 20] {
+            let mut header = must_build(GOOD);
+            header[at..at + 6].copy_from_slice(&SECOND_MAGIC);
+            assert!(check_and_pin(&mut header).is_err(), "{at}");
+        }
     }
 
     #[test]

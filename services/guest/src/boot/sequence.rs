@@ -127,6 +127,8 @@ async fn boot(machine: Arc<Machine>, lease: watch::Receiver<bool>) -> Result<Wor
     let layout = &machine.layout;
     let network = Networking::start(layout, &machine.children, lease).map_err(during("network"))?;
     std::thread::spawn(root::load_engine_modules);
+    let root_directory = layout.root().to_owned();
+    std::thread::spawn(move || root::read_engine_ahead(&root_directory));
     workload::start_containerd(layout, &machine.children).map_err(during("engine"))?;
 
     let reader = Arc::clone(&machine);

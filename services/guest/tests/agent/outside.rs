@@ -36,18 +36,18 @@ async fn evidence_over_a_nonce_binds_nonce_and_application() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_nonce_must_be_hex_of_1_to_64_bytes() {
+async fn a_nonce_must_be_hex_of_1_to_32_bytes() {
     let guest = Guest::must_start().await;
     let before = *guest.td.quotes.lock().unwrap();
 
-    for nonce in ["", "0", "zz", &"00".repeat(65)] {
+    for nonce in ["", "0", "zz", &"00".repeat(33)] {
         let (status, answer) = guest.get_json(&format!("{EVIDENCE}?nonce={nonce}")).await;
         assert_eq!((status, &answer["code"]), (StatusCode::BAD_REQUEST, &Value::from("agent/bad-nonce")), "{nonce}");
     }
     assert_eq!(guest.get_json(EVIDENCE).await.0, StatusCode::BAD_REQUEST);
 
     assert_eq!(*guest.td.quotes.lock().unwrap(), before, "no quote was spent");
-    assert_eq!(guest.get_json(&format!("{EVIDENCE}?nonce={}", "ab".repeat(64))).await.0, StatusCode::OK);
+    assert_eq!(guest.get_json(&format!("{EVIDENCE}?nonce={}", "ab".repeat(32))).await.0, StatusCode::OK);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
