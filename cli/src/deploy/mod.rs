@@ -100,6 +100,7 @@ pub(crate) async fn deploy(args: &DeployArgs, output: Output) -> Outcome {
         app_id: Some(app_id.to_string()),
         kms_urls: args.kms_url.iter().cloned().collect(),
         simulated_tee: vmm.local.is_some().then(|| SIMULATED_TEE.to_owned()),
+        stopped: true,
         ..VmConfiguration::default()
     };
     let id = create(&vmm, &configuration, permission, &progress).await?;
@@ -118,13 +119,17 @@ pub(crate) async fn deploy(args: &DeployArgs, output: Output) -> Outcome {
     finish(report, &vmm, args, &progress, output).await
 }
 
-/// Creates the VM, then allows it: what the VMM refuses needs no keys, and the guest takes seconds until it asks for them.
+/// Creates the VM, allows it, then starts it: what the VMM refuses needs no keys, and no guest asks for keys before they are allowed.
 async fn create(vmm: &Vmm, configuration: &VmConfiguration, permission: allow::Permission, progress: &Progress) -> Outcome<String> {
     let step = progress.step("create VM");
     let operation = format!("creating {}", configuration.name);
     let created = vmm.api.create_vm(configuration).await;
     let id = created.map_err(|error| vmm.explain(error).during(operation.clone()))?;
-    if let Err(failure) = permission.grant() {
+    let started = match permission.grant() {
+        Ok(()) => vmm.api.start_vm(&id).await.map(drop).map_err(|error| vmm.explain(error)),
+        Err(failure) => Err(failure),
+    };
+    if let Err(failure) = started {
         let _best_effort = vmm.api.remove_vm(&id).await;
         return Err(failure.during(operation));
     }
