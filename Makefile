@@ -43,7 +43,7 @@ demo: image ## an application in a real VM, verified; KEEP=1 leaves it running
 
 .PHONY: test
 test: image check ## the whole test suite, end-to-end boot included
-	cargo test --locked --workspace --all-features
+	cargo test --locked --no-fail-fast --workspace --all-features
 
 .PHONY: check
 check: deps $(tools)/bin/cargo-deny ## formatting, lints, floors, file sizes, dependency policy
