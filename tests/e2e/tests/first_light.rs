@@ -32,7 +32,7 @@ fn a_compose_project_runs_measured_keyed_and_verified() {
     assert_eq!(facts["app_id"], app.app_id.as_str());
     assert_eq!(facts["secret_fingerprint"], sha256_prefix(SECRET), "the sealed secret did not arrive");
 
-    // The host never sees the secret.
+    // No file of the stack on the host holds the secret.
     assert_eq!(stack.files_containing(SECRET), Vec::<std::path::PathBuf>::new());
 
     // A stranger's view: simulated, and only counted when that is asked for.
@@ -62,7 +62,7 @@ fn a_compose_project_runs_measured_keyed_and_verified() {
     assert_eq!(pid_of(&stack, "qemu-system"), qemu);
     assert_eq!(stack.app("hello").vm_id, app.vm_id);
 
-    // Stopped and started, it is the same instance with the same keys and the same disk.
+    // Stopped and started, it is the same instance with the same keys.
     let _stopped = stack.dstack(&["stop", "hello"]).must_succeed();
     assert!(try_get(&format!("{}/health", app.url)).is_err());
     let _started = stack.dstack(&["start", "hello"]).must_succeed();
