@@ -36,6 +36,18 @@ pub trait ImageReference: Send + Sync {
     ///
     /// The error is text for the operator: why the registers cannot be computed.
     fn expected(&self, image: &ImageMeasurement, vm_config: &VmConfig, acpi: AcpiSource) -> Result<LaunchRegisters, String>;
+
+    /// Registers that the image named `os_image_hash` gives where `vm_config` carries no document of it, such as from its files.
+    ///
+    /// `None` if this source does not have the image. The source answers for the bytes being those the hash names.
+    fn expected_by_hash(
+        &self,
+        _os_image_hash: &OsImageHash,
+        _vm_config: &VmConfig,
+        _acpi: AcpiSource,
+    ) -> Option<Result<LaunchRegisters, String>> {
+        None
+    }
 }
 
 /// Reference values from the measurement document alone: no image file is needed.
