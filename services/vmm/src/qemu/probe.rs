@@ -105,23 +105,30 @@ fn describe(qemu: &Path, error: &io::Error) -> String {
     format!("{}: {error}", qemu.display())
 }
 
-/// Firmware that counts a while, asks CPUID, and leaves through the exit device. 16-bit code at the reset vector's page.
+/// Firmware that counts a while, asks CPUID, sets up the FPU and SSE as real firmware does, and leaves through the exit device. 16-bit
+/// code at the reset vector's page.
 fn probe_rom() -> Vec<u8> {
     // `cpuid` destroys cx, so the counter lives in di.
-    const LOOP: &[u8] = &[
+    const CODE: &[u8] = &[
         0xbf, 0x40, 0x00, // mov di, 64
         0x66, 0x31, 0xc0, // again: xor eax, eax
         0x0f, 0xa2, // cpuid
         0x0f, 0x31, // rdtsc
         0x4f, // dec di
         0x75, 0xf6, // jnz again
+        // Hosts that emulate what a guest's kernel mode does get as far as here, and not through these.
+        0x9b, 0xdb, 0xe3, // finit
+        0x0f, 0x20, 0xe0, // mov eax, cr4
+        0x66, 0x0d, 0x00, 0x06, 0x00, 0x00, // or eax, OSFXSR | OSXMMEXCPT
+        0x0f, 0x22, 0xe0, // mov cr4, eax
+        0x66, 0x0f, 0xef, 0xc0, // pxor xmm0, xmm0
         0xb0, 0x2a, // mov al, 0x2a
         0xe6, 0xf4, // out 0xf4, al
         0xf4, // hlt
         0xeb, 0xfd, // jmp hlt
     ];
     let mut rom = vec![0xf4; ROM_SIZE];
-    rom.splice(..LOOP.len(), LOOP.iter().copied());
+    rom.splice(..CODE.len(), CODE.iter().copied());
     // Reset vector, 16 bytes below the end: jmp near to the start of the ROM (ip 0xfff3 + 0x000d wraps to 0).
     rom.splice(ROM_SIZE - 16..ROM_SIZE - 13, [0xe9, 0x0d, 0x00]);
     rom
