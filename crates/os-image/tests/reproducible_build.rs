@@ -1,55 +1,23 @@
 //! A real build from Debian packages, twice, with nothing shared but the downloaded packages.
 //!
 //! Needs root or user namespaces for mmdebstrap, and the Debian mirror of this host. Without those it says so.
-#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests panic on purpose and say why they cannot run")]
+#![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
+
+mod workshop;
 
 use std::{
     fs,
-    os::unix::fs::symlink,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use dstack_api::UserFacing as _;
 use dstack_os_image::build::{self, BuildError, BuildOptions, Flavor, GuestPrograms, LOCK_NAME, Mirrors, Progress, RECIPE_NAME};
 use tempfile::TempDir;
+use workshop::{can_build, os_dir};
 
-fn os_dir() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../os")
-}
-
-/// The cache that `dstack os build` fills, so that a test downloads nothing twice.
-fn shared_packages() -> PathBuf {
-    let base =
-        std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
-    base.unwrap_or_else(std::env::temp_dir).join("dstack/os/packages")
-}
-
+/// Nothing is shared between two builds but the downloaded packages.
 fn options(root: &Path, flavor: Flavor) -> BuildOptions {
-    let cache = root.join("cache");
-    fs::create_dir_all(&cache).unwrap();
-    fs::create_dir_all(shared_packages()).unwrap();
-    symlink(shared_packages(), cache.join("packages")).unwrap();
-    BuildOptions {
-        recipe_dir: os_dir(),
-        store: root.join("store"),
-        cache,
-        flavor,
-        version: "0.0.1".to_owned(),
-        git_revision: String::new(),
-        // Any program of this machine will do: what is tested is the image around it.
-        guest: GuestPrograms { init: PathBuf::from("/bin/true"), agent: PathBuf::from("/bin/true") },
-        mirrors: None,
-        force: false,
-    }
-}
-
-fn can_build() -> bool {
-    let can = Command::new("mmdebstrap").arg("--version").output().is_ok_and(|output| output.status.success());
-    if !can {
-        eprintln!("not run: mmdebstrap is not installed (apt-get install mmdebstrap)");
-    }
-    can
+    workshop::options(root, flavor, &["packages"])
 }
 
 #[test]

@@ -135,12 +135,9 @@ impl Lock {
         self.packages.iter().filter(move |package| package.sets.contains(&set))
     }
 
-    /// Version of each package by `set` and name.
-    pub(super) fn versions(&self) -> BTreeMap<(PackageSet, &str), &str> {
-        self.packages
-            .iter()
-            .flat_map(|package| package.sets.iter().map(move |set| ((*set, package.name.as_str()), package.version.as_str())))
-            .collect()
+    /// Each package by set and name.
+    pub(super) fn by_name(&self) -> BTreeMap<(PackageSet, &str), &LockedPackage> {
+        self.packages.iter().flat_map(|package| package.sets.iter().map(move |set| ((*set, package.name.as_str()), package))).collect()
     }
 }
 

@@ -83,28 +83,28 @@ fn check_covers(recipe: &Recipe, lock: &Lock, flavor: Flavor) -> Result<(), Buil
     let root = PackageSet::root(flavor);
     let installed = recipe.installed(flavor).into_iter().map(|name| (root, name));
     let tools = recipe.packages.tools.iter().map(|name| (PackageSet::Tools, name.as_str()));
-    let versions = lock.versions();
+    let locked = lock.by_name();
     for (set, name) in installed.chain(tools).chain([(PackageSet::Firmware, recipe.packages.firmware.as_str())]) {
-        if !versions.contains_key(&(set, name)) {
+        if !locked.contains_key(&(set, name)) {
             return Err(BuildError::StaleLock { reason: format!("package {name} of the recipe is not locked") });
         }
     }
     Ok(())
 }
 
-/// Differences between two locks, by package name.
+/// Differences between two locks, by package name: another version, or other bytes of the same one.
 pub(super) fn compare(old: Option<&Lock>, new: &Lock) -> Vec<Replaced> {
     let empty = Lock::new(Vec::new(), 0);
-    let (old, new) = (old.unwrap_or(&empty).versions(), new.versions());
+    let (old, new) = (old.unwrap_or(&empty).by_name(), new.by_name());
     let mut replaced: Vec<Replaced> = Vec::new();
     for key in old.keys().chain(new.keys()) {
         let (locked, used) = (old.get(key), new.get(key));
         let is_told = replaced.iter().any(|told| told.name == key.1);
-        if locked != used && !is_told {
+        if locked.map(|package| package.sha256) != used.map(|package| package.sha256) && !is_told {
             replaced.push(Replaced {
                 name: key.1.to_owned(),
-                locked: locked.map(|text| (*text).to_owned()),
-                used: used.map(|text| (*text).to_owned()),
+                locked: locked.map(|package| package.version.clone()),
+                used: used.map(|package| package.version.clone()),
             });
         }
     }
