@@ -203,8 +203,8 @@ fn library_caveats(verdict: &mut Verdict, case: &Case<'_>, verified: &VerifiedEv
 
 fn vendor(anchor: &AnchorKind, settings: &Settings) -> Anchor {
     match anchor {
-        AnchorKind::Intel => {
-            Anchor { role: "CPU vendor", anchor: "Intel SGX Root CA".to_owned(), origin: "built into this program".to_owned() }
+        AnchorKind::BuiltIn { name, .. } => {
+            Anchor { role: "CPU vendor", anchor: (*name).to_owned(), origin: "built into this program".to_owned() }
         }
         AnchorKind::Simulated { fingerprint } => Anchor {
             role: "CPU vendor",

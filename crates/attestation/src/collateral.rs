@@ -90,15 +90,19 @@ impl QuoteCollateral {
     }
 }
 
-/// Everything a verification needs from vendors.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The vendors' papers for a verification, unverified. What a platform does not use is ignored.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Endorsements {
-    /// For a TDX quote.
-    pub collateral: QuoteCollateral,
+    /// For a TDX or SGX quote.
+    pub collateral: Option<QuoteCollateral>,
+    /// Certificates that the evidence itself does not carry, DER, in any order: VCEK or VLEK with its chain, AK, GPU, CPAK.
+    pub certificates: Vec<Vec<u8>>,
+    /// Revocation lists, DER.
+    pub revocation_lists: Vec<Vec<u8>>,
 }
 
 impl From<QuoteCollateral> for Endorsements {
     fn from(collateral: QuoteCollateral) -> Self {
-        Self { collateral }
+        Self { collateral: Some(collateral), ..Self::default() }
     }
 }

@@ -5,37 +5,7 @@ use dstack_event_log::{EventLogError, RegisterMismatch};
 use dstack_manifest::{ComposeHash, OsImageHash};
 
 pub use crate::tdx::TdAttributeFault;
-use crate::{AnchorKind, Check, CheckReport, ImageBindingError, QuoteError, identity::ClaimError, policy::TcbStatus};
-
-/// What is wrong on the signature side.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum SignatureFault {
-    /// A signature, hash or structure is broken.
-    #[error("a signature or structure is invalid")]
-    Invalid,
-    /// The chain ends in a root that is not trusted.
-    #[error("the certificate chain does not end in the trust anchor")]
-    OtherRoot,
-    /// Some part is past its date.
-    #[error("collateral or a certificate has expired")]
-    CollateralExpired,
-    /// Some part is from the future.
-    #[error("collateral or a certificate is not valid yet")]
-    CollateralNotYetValid,
-    /// A certificate or the platform's TCB level was revoked.
-    #[error("a certificate or the TCB level is revoked")]
-    Revoked,
-    /// The platform is older than every level the vendor knows.
-    #[error("the platform matches no TCB level")]
-    UnknownTcb,
-    /// Collateral of another platform model.
-    #[error("the collateral is of another platform model")]
-    OtherPlatform,
-    /// The TDX module is not one the vendor lists.
-    #[error("the TDX module is not the vendor's")]
-    Module,
-}
+use crate::{AnchorKind, Check, CheckReport, Fault, ImageBindingError, Link, QuoteError, identity::ClaimError, policy::TcbStatus};
 
 /// The cause of a refusal.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -45,10 +15,12 @@ pub enum Reason {
     #[error(transparent)]
     Quote(#[from] QuoteError),
     /// Signature side.
-    #[error("{fault} ({detail})")]
+    #[error("{link}: {fault} ({detail})")]
     Signature {
-        /// What kind.
-        fault: SignatureFault,
+        /// Which link.
+        link: Link,
+        /// What is wrong with it.
+        fault: Fault,
         /// The verification library's words.
         detail: String,
     },
@@ -166,16 +138,16 @@ impl UserFacing for VerifyError {
 
     fn fix(&self) -> String {
         match &*self.reason {
-            Reason::Signature { fault: SignatureFault::CollateralExpired | SignatureFault::CollateralNotYetValid, .. } => {
+            Reason::Signature { fault: Fault::Expired | Fault::NotYetValid, .. } => {
                 "fetch the collateral again and check this machine's clock"
             }
-            Reason::Signature { fault: SignatureFault::OtherRoot, .. } => {
+            Reason::Signature { fault: Fault::OtherRoot, .. } => {
                 "configure the simulated vendor root under [danger] if this is a software TEE; otherwise do not trust the machine"
             }
-            Reason::Signature { fault: SignatureFault::UnknownTcb, .. } | Reason::TcbStatus { .. } | Reason::Advisory { .. } => {
+            Reason::Signature { fault: Fault::UnknownTcb, .. } | Reason::TcbStatus { .. } | Reason::Advisory { .. } => {
                 "update the platform's firmware, or accept its status in the policy"
             }
-            Reason::Signature { fault: SignatureFault::OtherPlatform, .. } => "fetch the collateral of the platform in the quote",
+            Reason::Signature { fault: Fault::OtherPlatform, .. } => "fetch the collateral of the platform in the quote",
             Reason::TdAttributes(_) => "start the VM without debug, migration and service TD, with SEPT_VE_DISABLE",
             Reason::ReportData => "ask for a fresh quote over your own challenge",
             Reason::VmConfig { .. } | Reason::ImageBinding(_) => "use an OS image with a measurement document, and its vm_config",

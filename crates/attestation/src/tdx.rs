@@ -2,15 +2,11 @@
 
 use dcap_qvl::{QuoteClaims, QuotePolicy, TcbStatus, verify::QuoteVerifier};
 
-use crate::{
-    QuoteCollateral, TdFields,
-    crypto::Backend,
-    error::{Reason, SignatureFault},
-};
+use crate::{Fault, Link, QuoteCollateral, TdFields, crypto::Backend, error::Reason};
 
 /// Facts about the platform that a verified quote gives.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Platform {
+pub(crate) struct PckPlatform {
     pub(crate) tcb_status: TcbStatus,
     pub(crate) advisory_ids: Vec<String>,
     pub(crate) ppid: Vec<u8>,
@@ -22,14 +18,14 @@ pub(crate) struct Platform {
 /// Verifies signatures, chains, revocation, dates and TCB matching against `root`.
 ///
 /// `now`: Unix seconds, from the caller.
-pub(crate) fn verify_signature(quote: &[u8], collateral: &QuoteCollateral, root: Vec<u8>, now: u64) -> Result<Platform, Reason> {
+pub(crate) fn verify_signature(quote: &[u8], collateral: &QuoteCollateral, root: Vec<u8>, now: u64) -> Result<PckPlatform, Reason> {
     let names_root = collateral.names(&root);
     let verifier = QuoteVerifier::<Backend>::new_with_config(root).allow_debug(true).allow_service_td(true);
     let claims = verifier.verify_with_policy(quote, collateral.to_dcap(), now, &QuotePolicy::claims_only(now)).map_err(|error| {
         match classify(&format!("{error:#}")) {
             // Nothing in the collateral is under this root: that says more than which signature failed first.
-            Reason::Signature { fault: SignatureFault::Invalid, detail } if !names_root => {
-                Reason::Signature { fault: SignatureFault::OtherRoot, detail }
+            Reason::Signature { fault: Fault::Invalid, detail, .. } if !names_root => {
+                Reason::Signature { link: Link::CertificateChain, fault: Fault::OtherRoot, detail }
             }
             reason => reason,
         }
@@ -37,8 +33,8 @@ pub(crate) fn verify_signature(quote: &[u8], collateral: &QuoteCollateral, root:
     Ok(platform(claims))
 }
 
-fn platform(claims: QuoteClaims) -> Platform {
-    Platform {
+fn platform(claims: QuoteClaims) -> PckPlatform {
+    PckPlatform {
         tcb_status: claims.tcb.status,
         advisory_ids: claims.tcb.advisory_ids,
         ppid: claims.platform.pck.ppid,
@@ -50,21 +46,21 @@ fn platform(claims: QuoteClaims) -> Platform {
 
 /// Who is at fault, from the library's text (its version is pinned, and tests hold each line of this table).
 fn classify(text: &str) -> Reason {
-    const TABLE: &[(&str, SignatureFault)] = &[
-        ("issue date is in the future", SignatureFault::CollateralNotYetValid),
-        ("TCBInfo expired", SignatureFault::CollateralExpired),
-        ("QE Identity expired", SignatureFault::CollateralExpired),
-        ("CrlExpired", SignatureFault::CollateralExpired),
-        ("CertExpired", SignatureFault::CollateralExpired),
-        ("CertNotValidYet", SignatureFault::CollateralNotYetValid),
-        ("CertRevoked", SignatureFault::Revoked),
-        ("TCB status is invalid: Revoked", SignatureFault::Revoked),
-        ("No matching TCB level", SignatureFault::UnknownTcb),
-        ("below minimum required from TDX module", SignatureFault::UnknownTcb),
-        ("Fmspc mismatch", SignatureFault::OtherPlatform),
-        ("UnknownIssuer", SignatureFault::OtherRoot),
-        ("TDX module MRSIGNER mismatch", SignatureFault::Module),
-        ("SEAMATTRIBUTES", SignatureFault::Module),
+    const TABLE: &[(&str, Link, Fault)] = &[
+        ("issue date is in the future", Link::Endorsements, Fault::NotYetValid),
+        ("TCBInfo expired", Link::Endorsements, Fault::Expired),
+        ("QE Identity expired", Link::Endorsements, Fault::Expired),
+        ("CrlExpired", Link::Revocation, Fault::Expired),
+        ("CertExpired", Link::CertificateChain, Fault::Expired),
+        ("CertNotValidYet", Link::CertificateChain, Fault::NotYetValid),
+        ("CertRevoked", Link::Revocation, Fault::Revoked),
+        ("TCB status is invalid: Revoked", Link::Tcb, Fault::Revoked),
+        ("No matching TCB level", Link::Tcb, Fault::UnknownTcb),
+        ("below minimum required from TDX module", Link::Tcb, Fault::UnknownTcb),
+        ("Fmspc mismatch", Link::Endorsements, Fault::OtherPlatform),
+        ("UnknownIssuer", Link::CertificateChain, Fault::OtherRoot),
+        ("TDX module MRSIGNER mismatch", Link::Tcb, Fault::Module),
+        ("SEAMATTRIBUTES", Link::Tcb, Fault::Module),
     ];
     const ATTRIBUTES: &[(&str, TdAttributeFault)] = &[
         ("Reserved bits in TD attributes", TdAttributeFault::ReservedBits),
@@ -78,8 +74,9 @@ fn classify(text: &str) -> Reason {
     if let Some((_, fault)) = ATTRIBUTES.iter().find(|(part, _)| text.contains(part)) {
         return Reason::TdAttributes(*fault);
     }
-    let fault = TABLE.iter().find(|(part, _)| text.contains(part)).map_or(SignatureFault::Invalid, |(_, fault)| *fault);
-    Reason::Signature { fault, detail: text.chars().take(300).collect() }
+    let known = TABLE.iter().find(|(part, ..)| text.contains(part));
+    let (link, fault) = known.map_or((Link::Signature, Fault::Invalid), |(_, link, fault)| (*link, *fault));
+    Reason::Signature { link, fault, detail: text.chars().take(300).collect() }
 }
 
 /// An attribute of a TD that makes its evidence worthless, although the quote is genuine.

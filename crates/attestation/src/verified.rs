@@ -4,7 +4,7 @@ use dstack_event_log::{Digest384, EventLog};
 use dstack_manifest::{OsImageHash, VmConfig};
 use sha2::{Digest as _, Sha256};
 
-use crate::{AnchorKind, CheckReport, Claims, MrScope, ReportData, TdFields, identity, policy::TcbStatus, tdx::Platform};
+use crate::{AnchorKind, CheckReport, Claims, MrScope, ReportData, TdFields, identity, policy::TcbStatus, tdx::PckPlatform};
 
 /// The result of [`Verifier::verify_quote`](crate::Verifier::verify_quote): a genuine quote of an acceptable TD, without its log.
 ///
@@ -12,7 +12,7 @@ use crate::{AnchorKind, CheckReport, Claims, MrScope, ReportData, TdFields, iden
 #[derive(Debug, Clone)]
 pub struct VerifiedQuote {
     pub(crate) fields: TdFields,
-    pub(crate) platform: Platform,
+    pub(crate) platform: PckPlatform,
     pub(crate) anchor: AnchorKind,
     pub(crate) report: CheckReport,
 }
@@ -62,7 +62,7 @@ impl VerifiedQuote {
 #[derive(Debug, Clone)]
 pub struct VerifiedEvidence {
     pub(crate) fields: TdFields,
-    pub(crate) platform: Platform,
+    pub(crate) platform: PckPlatform,
     pub(crate) anchor: AnchorKind,
     pub(crate) log: EventLog,
     pub(crate) claims: Claims,

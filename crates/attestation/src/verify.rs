@@ -6,13 +6,13 @@ use dstack_event_log::EventLog;
 use dstack_manifest::{ComposeHash, OsImageHash, VmConfig};
 
 use crate::{
-    AcpiSource, AnchorKind, Check, CheckReport, Claims, DocumentReference, Endorsements, Evidence, ImageBindingError, ImageReference,
-    ImageRule, LaunchRegisters, Policy, QuoteCollateral, ReportData, TdFields, TrustAnchors, UnverifiedQuote, VerifiedEvidence,
-    VerifiedQuote, VerifyError,
+    AcpiSource, AnchorKind, Check, CheckReport, Claims, DocumentReference, Endorsements, Evidence, Fault, ImageBindingError,
+    ImageReference, ImageRule, LaunchRegisters, Link, Policy, ReportData, TdFields, TrustAnchors, UnverifiedQuote, Vendor,
+    VerifiedEvidence, VerifiedQuote, VerifyError,
     error::Reason,
     identity::{MrConfigIdMatch, match_mr_config_id},
     image::{acpi_digests_of, bound_measurement},
-    tdx::{self, Platform},
+    tdx::{self, PckPlatform},
 };
 
 /// Verifies evidence against trust anchors, a policy and reference values. Cheap to clone.
@@ -56,7 +56,7 @@ impl Verifier {
         expected_report_data: Option<&ReportData>,
     ) -> Result<VerifiedEvidence, VerifyError> {
         let mut run = Run { report: CheckReport::default(), anchor: None };
-        let (fields, platform, anchor) = self.check_quote(&mut run, &evidence.quote, &endorsements.collateral, now)?;
+        let (fields, platform, anchor) = self.check_quote(&mut run, &evidence.quote, endorsements, now)?;
         run.step(Check::TcbPolicy, self.check_tcb(&platform))?;
         run.step(Check::ReportData, check_report_data(&fields, evidence, expected_report_data))?;
         let log = run.verify_log(evidence, &fields)?;
@@ -81,7 +81,7 @@ impl Verifier {
     /// Verifies a quote alone: signatures up to the anchor, attributes, TCB policy. For quotes of other stacks and for diagnosis.
     pub fn verify_quote(&self, quote: &[u8], endorsements: &Endorsements, now: u64) -> Result<VerifiedQuote, VerifyError> {
         let mut run = Run { report: CheckReport::default(), anchor: None };
-        let (fields, platform, anchor) = self.check_quote(&mut run, quote, &endorsements.collateral, now)?;
+        let (fields, platform, anchor) = self.check_quote(&mut run, quote, endorsements, now)?;
         run.step(Check::TcbPolicy, self.check_tcb(&platform))?;
         Ok(VerifiedQuote { fields, platform, anchor, report: run.report })
     }
@@ -90,12 +90,18 @@ impl Verifier {
         &self,
         run: &mut Run,
         quote: &[u8],
-        collateral: &QuoteCollateral,
+        endorsements: &Endorsements,
         now: u64,
-    ) -> Result<(TdFields, Platform, AnchorKind), VerifyError> {
+    ) -> Result<(TdFields, PckPlatform, AnchorKind), VerifyError> {
         let parsed = run.try_step(Check::QuoteFormat, UnverifiedQuote::parse(quote))?;
         run.report.pass(Check::QuoteFormat, format!("TDX quote version {}", parsed.version()));
-        let (anchor, root) = self.anchors.select(|root| collateral.names(root));
+        let missing = |link, detail: &str| Reason::Signature { link, fault: Fault::Missing, detail: detail.to_owned() };
+        let collateral = endorsements.collateral.as_ref().ok_or_else(|| missing(Link::Endorsements, "no collateral was given"));
+        let collateral = run.try_step(Check::QuoteSignature, collateral)?;
+        let selected = self.anchors.select(Vendor::Intel, |root| collateral.names(root));
+        let selected = selected.ok_or_else(|| missing(Link::CertificateChain, "no root of Intel is trusted"));
+        let selected = run.try_step(Check::QuoteSignature, selected)?;
+        let (anchor, root) = (selected.kind().clone(), selected.der().to_vec());
         run.anchor = Some(anchor.clone());
         let platform = match tdx::verify_signature(quote, collateral, root, now) {
             Err(reason @ Reason::TdAttributes(_)) => {
@@ -110,7 +116,7 @@ impl Verifier {
         Ok((fields, platform, anchor))
     }
 
-    fn check_tcb(&self, platform: &Platform) -> Result<String, Reason> {
+    fn check_tcb(&self, platform: &PckPlatform) -> Result<String, Reason> {
         let status = platform.tcb_status;
         if self.policy.accepted_tcb.as_ref().is_some_and(|accepted| !accepted.contains(&status)) {
             return Err(Reason::TcbStatus { status });
@@ -168,15 +174,26 @@ impl Verifier {
     }
 
     fn prove_image(&self, config: &VmConfig, (fields, log): (&TdFields, &EventLog), simulated: bool) -> Result<ProvenImage, Reason> {
-        let (os_image_hash, image) = bound_measurement(config)?;
-        let acpi = match acpi_digests_of(log) {
-            _ if simulated => AcpiSource::SoftwareTee,
-            Some(digests) if self.policy.accept_unchecked_acpi => AcpiSource::Log(digests),
-            Some(_) => return Err(Reason::AcpiTables { why: "the policy does not accept unchecked tables" }),
-            None => return Err(Reason::AcpiTables { why: "the log does not name them" }),
+        let document = bound_measurement(config);
+        let os_image_hash = match &document {
+            Ok((os_image_hash, _)) | Err(ImageBindingError::NoDocument { os_image_hash }) => *os_image_hash,
+            Err(error) => return Err(error.clone().into()),
         };
-        let expected =
-            self.image_reference.expected(&image, config, acpi).map_err(|reason| Reason::ImageReference { os_image_hash, reason })?;
+        let acpi = match acpi_digests_of(log) {
+            _ if simulated => Ok(AcpiSource::SoftwareTee),
+            Some(digests) if self.policy.accept_unchecked_acpi => Ok(AcpiSource::Log(digests)),
+            Some(_) => Err(Reason::AcpiTables { why: "the policy does not accept unchecked tables" }),
+            None => Err(Reason::AcpiTables { why: "the log does not name them" }),
+        };
+        let (expected, acpi) = match document {
+            Ok((_, image)) => acpi.map(|acpi| (self.image_reference.expected(&image, config, acpi), acpi))?,
+            // Nobody has the image: that says more than what is wrong with the tables.
+            Err(error) => {
+                let by_hash = acpi.ok().and_then(|acpi| Some((self.image_reference.expected_by_hash(&os_image_hash, config, acpi)?, acpi)));
+                by_hash.ok_or_else(|| Reason::from(error))?
+            }
+        };
+        let expected = expected.map_err(|reason| Reason::ImageReference { os_image_hash, reason })?;
         let [rtmr0, rtmr1, rtmr2, _] = fields.rtmr.0;
         let got = LaunchRegisters { mrtd: fields.mrtd, rtmr: [rtmr0, rtmr1, rtmr2] };
         if expected == got {

@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use dstack_attestation::{
-    Check, Endorsements, Policy, QuoteCollateral, QuoteError, Reason, SignatureFault, TcbStatus, TdAttributeFault, TrustAnchorError,
-    TrustAnchors, UnverifiedQuote, Verifier, VerifyError,
+    Check, Endorsements, Fault, Policy, QuoteCollateral, QuoteError, Reason, TcbStatus, TdAttributeFault, TrustAnchorError, TrustAnchors,
+    UnverifiedQuote, Verifier, VerifyError,
 };
 use proptest::prelude::*;
 use serde::Deserialize;
@@ -95,10 +95,10 @@ fn expired_early_and_unknown_are_told_apart() {
     };
     let case = up_to_date();
 
-    assert_eq!(fault(&case, case.time + 400 * 86_400), SignatureFault::CollateralExpired);
-    assert_eq!(fault(&case, case.time - 400 * 86_400), SignatureFault::CollateralNotYetValid);
+    assert_eq!(fault(&case, case.time + 400 * 86_400), Fault::Expired);
+    assert_eq!(fault(&case, case.time - 400 * 86_400), Fault::NotYetValid);
     let unknown = must_case(|case| case.reason.as_ref().is_some_and(|reason| reason.contains("No matching TCB level")));
-    assert_eq!(fault(&unknown, unknown.time), SignatureFault::UnknownTcb);
+    assert_eq!(fault(&unknown, unknown.time), Fault::UnknownTcb);
 }
 
 #[test]
@@ -138,7 +138,10 @@ fn quote_names_the_collateral_it_needs() {
 fn genuine_root_cannot_be_declared_simulated() {
     let genuine = include_bytes!("../roots/intel-sgx-root-ca.der").to_vec();
 
-    assert_eq!(TrustAnchors::hardware().danger_simulated_root(genuine).unwrap_err(), TrustAnchorError::IsGenuine);
+    assert_eq!(
+        TrustAnchors::hardware().danger_simulated_root(genuine).unwrap_err(),
+        TrustAnchorError::IsGenuine { name: "Intel SGX Root CA" }
+    );
     assert_eq!(TrustAnchors::hardware().danger_simulated_root(vec![1]).unwrap_err(), TrustAnchorError::NotACertificate);
 }
 

@@ -3,7 +3,7 @@
 
 mod support;
 
-use dstack_attestation::{Check, Evidence, MrScope, Policy, SignatureFault, TcbStatus, TrustAnchors, Verifier, VerifyError};
+use dstack_attestation::{Check, Evidence, Fault, MrScope, Policy, TcbStatus, TrustAnchors, Verifier, VerifyError};
 use dstack_attester::{Attester, SimulatedDevice};
 use dstack_event_log::{EventVersion, names};
 use dstack_manifest::{ComposeHash, InstanceId, mr_config_id_v1};
@@ -86,7 +86,7 @@ async fn guest_evidence_is_verified_and_says_simulated() {
     // The same evidence, one thing changed at a time.
     let error =
         refused(Verifier::new(TrustAnchors::hardware(), Policy::strict()).verify(&evidence, &endorsements, unix_now(), Some(&nonce)));
-    assert!(matches!(*error.reason, dstack_attestation::Reason::Signature { fault: SignatureFault::OtherRoot, .. }), "{error}");
+    assert!(matches!(*error.reason, dstack_attestation::Reason::Signature { fault: Fault::OtherRoot, .. }), "{error}");
     assert_eq!(refused(verifier.verify(&evidence, &endorsements, unix_now(), Some(&[0; 64]))).check, Check::ReportData);
     assert_eq!(refused(verifier.verify(&evidence, &endorsements, unix_now() + 40 * 86_400, Some(&nonce))).check, Check::QuoteSignature);
     let other = Evidence { app_compose: Some(b"{}".to_vec()), ..evidence.clone() };
