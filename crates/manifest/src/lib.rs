@@ -16,6 +16,6 @@ pub use app_compose::{
 };
 pub use ids::{AppId, ComposeHash, Digest32, HexError, InstanceId, OsImageHash};
 pub use image::{ImageMetadata, MAX_IMAGE_METADATA_BYTES};
-pub use mr_config::{mr_config_id_v1, mr_config_id_v2};
+pub use mr_config::{MrConfigDocument, MrConfigError, mr_config_hash_v3, mr_config_id_v1, mr_config_id_v2, mr_config_id_v3};
 pub use sys_config::{CollateralUrls, InstanceInfo, SysConfig};
-pub use vm_config::{MeasurementDocument, TdxAttestationVariant, VmConfig};
+pub use vm_config::{MeasurementDocument, SnpMeasurementDocument, TdxAttestationVariant, VmConfig};

@@ -32,6 +32,24 @@ pub struct MeasurementDocument {
     pub measurement: Vec<u8>,
 }
 
+/// What a verifier needs to recompute the launch digest of an SEV-SNP VM; travels as JSON text. Unknown fields are ignored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnpMeasurementDocument {
+    /// Bytes of `sha256sum.txt`.
+    #[serde(with = "base64_bytes")]
+    pub checksum_file: Vec<u8>,
+    /// Bytes of the `measurement.snp.cbor` it names.
+    #[serde(with = "base64_bytes")]
+    pub measurement: Vec<u8>,
+    /// vCPUs at launch.
+    pub vcpus: u32,
+    /// QEMU's name of the CPU model; absent means `EPYC`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vcpu_type: Option<String>,
+    /// `SEV_FEATURES` of each vCPU.
+    pub guest_features: u64,
+}
+
 mod base64_bytes {
     use base64::{Engine as _, engine::general_purpose::STANDARD};
     use serde::Deserialize as _;
@@ -127,6 +145,9 @@ pub struct VmConfig {
     /// Material to recompute MRTD and RTMR0 to RTMR2 without the image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tdx_measurement: Option<MeasurementDocument>,
+    /// A [`SnpMeasurementDocument`] as JSON text: material to recompute the launch digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sev_snp_measurement: Option<String>,
     /// Present when the VM is a software TEE: which platform it stands for, such as `dstack-tdx`. Never set on hardware.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub simulated_tee: Option<String>,

@@ -8,6 +8,9 @@ use sha2::{Digest as _, Sha256};
 /// Name of the TDX measurement document inside an image.
 pub const TDX_DOCUMENT_NAME: &str = "measurement.tdx.cbor";
 
+/// Name of the SEV-SNP measurement document inside an image.
+pub const SNP_DOCUMENT_NAME: &str = "measurement.snp.cbor";
+
 /// Largest checksum file that is read.
 pub const MAX_CHECKSUM_FILE_LEN: usize = 64 << 10;
 

@@ -11,6 +11,7 @@
 //! - [`kernel`], [`authenticode`]: the kernel image as the firmware sees it (RTMR1).
 //! - [`acpi`]: the ACPI tables QEMU builds for our command line (three events of RTMR0).
 //! - [`tdx`]: the image document `measurement.tdx.cbor`, and [`tdx::expected`], which joins all.
+//! - [`snp`]: the same for AMD SEV-SNP, whose one register covers firmware, kernel hashes and vCPUs.
 //! - [`checksum`]: `sha256sum.txt`, `os_image_hash`, and the line that binds the document.
 //!
 //! `SPEC.md` beside this crate holds the byte layouts and the order of events.
@@ -19,10 +20,12 @@ pub mod acpi;
 pub mod authenticode;
 pub mod boot_event;
 pub mod checksum;
+mod guid_table;
 pub mod kernel;
 pub mod mrtd;
 mod reader;
 mod shape;
+pub mod snp;
 pub mod td_hob;
 pub mod tdvf;
 pub mod tdx;
