@@ -1,6 +1,8 @@
 //! Reports that say where a log and its reference part.
 
-use crate::{Digest384, Registers, event::Event, registers::extend};
+use std::fmt;
+
+use crate::{Digest384, Registers, describe::describe, event::Event, registers::extend};
 
 /// A replayed register that differs from the quoted one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -50,12 +52,21 @@ pub struct Divergence {
     pub register: u32,
     /// Position among the register's events, from 0.
     pub position: usize,
-    /// Name of the event in the log, if it has one there.
-    pub event: Option<String>,
-    /// Digest in the log; `None` if the log ends before.
-    pub found: Option<Digest384>,
-    /// Digest in the reference; `None` if the reference ends before.
-    pub expected: Option<Digest384>,
+    /// What the log has there; `None` if it ends before.
+    pub found: Option<DivergentEvent>,
+    /// What the reference has there; `None` if it ends before.
+    pub expected: Option<DivergentEvent>,
+}
+
+/// One side of a [`Divergence`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DivergentEvent {
+    /// Position in the whole log.
+    pub index: usize,
+    /// The event in words, see [`describe`].
+    pub description: String,
+    /// What the register is extended with; `None` if the entry itself is not consistent.
+    pub digest: Option<Digest384>,
 }
 
 impl Divergence {
@@ -64,23 +75,46 @@ impl Divergence {
     }
 
     fn find_in(log: &[Event], reference: &[Event], register: u32) -> Option<Self> {
-        let mut found = log.iter().filter(|event| event.imr == register);
-        let mut expected = reference.iter().filter(|event| event.imr == register);
-        for position in 0.. {
-            let (found, expected) = (found.next(), expected.next());
-            if found.is_none() && expected.is_none() {
-                break;
-            }
-            let digests = (digest(found, position), digest(expected, position));
-            if digests.0.is_none() || digests.0 != digests.1 {
-                let event = found.or(expected).map(|event| event.event.clone());
-                return Some(Self { register, position, event, found: digests.0, expected: digests.1 });
-            }
-        }
-        None
+        let of_register = |events: &[Event]| -> Vec<usize> {
+            events.iter().enumerate().filter(|(_, event)| event.imr == register).map(|(index, _)| index).collect()
+        };
+        let (found, expected) = (of_register(log), of_register(reference));
+        (0..found.len().max(expected.len())).find_map(|position| {
+            let sides = (found.get(position), expected.get(position));
+            let digests = (digest(log, sides.0), digest(reference, sides.1));
+            let agree = digests.0.is_some() && digests.0 == digests.1;
+            (!agree).then(|| Self { register, position, found: side(log, sides.0), expected: side(reference, sides.1) })
+        })
     }
 }
 
-fn digest(event: Option<&Event>, index: usize) -> Option<Digest384> {
-    event.and_then(|event| event.checked_digest(index).ok())
+fn digest(events: &[Event], index: Option<&usize>) -> Option<Digest384> {
+    index.and_then(|index| events.get(*index)?.checked_digest(*index).ok())
+}
+
+fn side(events: &[Event], index: Option<&usize>) -> Option<DivergentEvent> {
+    index.map(|index| DivergentEvent {
+        index: *index,
+        description: describe(events, *index).unwrap_or_default(),
+        digest: digest(events, Some(index)),
+    })
+}
+
+impl fmt::Display for DivergentEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digest = self.digest.map_or_else(|| "no consistent digest".to_owned(), hex::encode);
+        write!(f, "{} with {digest}", self.description)
+    }
+}
+
+impl fmt::Display for Divergence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RTMR{} parts at its event {}", self.register, self.position)?;
+        match (&self.found, &self.expected) {
+            (Some(found), Some(expected)) => write!(f, " (entry {} of the log): expected {expected}, got {found}", found.index),
+            (Some(found), None) => write!(f, " (entry {} of the log): nothing more expected, got {found}", found.index),
+            (None, Some(expected)) => write!(f, ": expected {expected}, but the log ends"),
+            (None, None) => Ok(()),
+        }
+    }
 }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::SerializeStru
 
 use crate::{
     Digest384, EventLogError,
-    runtime::{RUNTIME_EVENT_TYPE, RUNTIME_REGISTER, RuntimeEvent},
+    runtime::{RUNTIME_EVENT_TYPE, RUNTIME_REGISTER, RuntimeEvent, runtime_digest},
 };
 
 /// How a runtime event's digest is computed.
@@ -63,18 +63,23 @@ impl Event {
     /// This entry as a runtime event: type `0x08000001` in register 3, nothing else.
     #[must_use]
     pub fn as_runtime(&self) -> Option<RuntimeEvent> {
-        (self.event_type == RUNTIME_EVENT_TYPE && self.imr == RUNTIME_REGISTER)
-            .then(|| RuntimeEvent::new(self.event.clone(), self.event_payload.clone(), self.version))
+        self.is_runtime().then(|| RuntimeEvent::new(self.event.clone(), self.event_payload.clone(), self.version))
+    }
+
+    /// Whether this is a runtime event, see [`Event::as_runtime`].
+    #[must_use]
+    pub const fn is_runtime(&self) -> bool {
+        self.event_type == RUNTIME_EVENT_TYPE && self.imr == RUNTIME_REGISTER
     }
 
     /// The digest that is extended. `index`: position in the log, for the error.
     ///
     /// Runtime events: recomputed; a digest that is present must be equal. Others: the 48 bytes of the log.
     pub fn checked_digest(&self, index: usize) -> Result<Digest384, EventLogError> {
-        let Some(runtime) = self.as_runtime() else {
+        if !self.is_runtime() {
             return Digest384::try_from(self.digest.as_slice()).map_err(|_| EventLogError::DigestLength { index, got: self.digest.len() });
-        };
-        let digest = runtime.digest();
+        }
+        let digest = runtime_digest(self.version, &self.event, &self.event_payload);
         if self.digest.is_empty() || self.digest == digest {
             Ok(digest)
         } else {
@@ -86,7 +91,7 @@ impl Event {
     #[must_use]
     pub fn stripped(&self) -> Self {
         let mut event = self.clone();
-        if event.as_runtime().is_some() {
+        if event.is_runtime() {
             event.digest.clear();
         } else if event.event_payload != b"ACPI DATA" {
             event.event_payload.clear();
@@ -107,6 +112,8 @@ struct WireEvent {
     event_payload: Vec<u8>,
     #[serde(default)]
     version: Option<u32>,
+    #[serde(default)]
+    preimage: Option<String>,
 }
 
 impl<'de> Deserialize<'de> for Event {
@@ -114,14 +121,21 @@ impl<'de> Deserialize<'de> for Event {
         let wire = WireEvent::deserialize(deserializer)?;
         let version = EventVersion::from_number(wire.version.unwrap_or(1))
             .ok_or_else(|| serde::de::Error::custom("runtime event of a version other than 1 and 2"))?;
-        Ok(Self {
+        let event = Self {
             imr: wire.imr,
             event_type: wire.event_type,
             digest: wire.digest,
             event: wire.event,
             event_payload: wire.event_payload,
             version,
-        })
+        };
+        let computed = wire.preimage.as_ref().and_then(|_| event.as_runtime()).map(|runtime| hex::encode(runtime.preimage()));
+        match (wire.preimage, computed) {
+            (Some(given), Some(computed)) if !given.eq_ignore_ascii_case(&computed) => {
+                Err(serde::de::Error::custom("preimage of a runtime event that is not the one of its name and payload"))
+            }
+            _ => Ok(event),
+        }
     }
 }
 

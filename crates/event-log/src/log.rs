@@ -1,7 +1,15 @@
 //! A log whose digests are consistent.
 
+use std::fmt;
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, SeqAccess, Visitor},
+};
+
 use crate::{
-    Digest384, Registers,
+    BootLog, BootLogError, Digest384, Registers,
+    describe::describe,
     divergence::{Divergence, RegisterMismatch},
     event::Event,
     registers::replay,
@@ -12,6 +20,8 @@ use crate::{
 pub const MAX_LOG_BYTES: usize = 8 << 20;
 /// Most entries a log may have.
 pub const MAX_EVENTS: usize = 16_384;
+/// Characters of a parser's complaint that are kept.
+const LONGEST_PROBLEM: usize = 200;
 
 /// Why a log is refused. The log's supplier is at fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -32,8 +42,10 @@ pub enum EventLogError {
         got: usize,
     },
     /// Not the JSON form.
-    #[error("event log is not valid JSON of the expected form at line {line} column {column}")]
+    #[error("event log is not JSON of the expected form at line {line} column {column}: {problem}")]
     Json {
+        /// What is wrong there.
+        problem: String,
         /// Line of the text.
         line: usize,
         /// Column of the line.
@@ -63,6 +75,65 @@ pub enum EventLogError {
         /// Register named.
         imr: u32,
     },
+    /// The binary log of the firmware.
+    #[error(transparent)]
+    BootLog(#[from] BootLogError),
+}
+
+/// Parses the JSON array of either dialect without looking at digests. Memory is bounded before anything is kept.
+pub fn parse_events(text: &str) -> Result<Vec<Event>, EventLogError> {
+    if text.len() > MAX_LOG_BYTES {
+        return Err(EventLogError::TooLong { got: text.len(), limit: MAX_LOG_BYTES });
+    }
+    let list: BoundedList = serde_json::from_str(text).map_err(|error| json_error(&error))?;
+    match list.beyond {
+        0 => Ok(list.events),
+        beyond => Err(EventLogError::TooManyEvents { got: MAX_EVENTS + beyond }),
+    }
+}
+
+fn json_error(error: &serde_json::Error) -> EventLogError {
+    let (line, column) = (error.line(), error.column());
+    // serde_json appends the place; what it quotes of the text may be long.
+    let text = error.to_string();
+    let problem = text.strip_suffix(&format!(" at line {line} column {column}")).unwrap_or(&text);
+    EventLogError::Json { problem: problem.chars().take(LONGEST_PROBLEM).collect(), line, column }
+}
+
+/// At most [`MAX_EVENTS`] entries, and how many there were beyond.
+struct BoundedList {
+    events: Vec<Event>,
+    beyond: usize,
+}
+
+impl<'de> Deserialize<'de> for BoundedList {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(ListVisitor)
+    }
+}
+
+struct ListVisitor;
+
+impl<'de> Visitor<'de> for ListVisitor {
+    type Value = BoundedList;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of events")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
+        let mut list = BoundedList { events: Vec::new(), beyond: 0 };
+        while list.events.len() < MAX_EVENTS {
+            match entries.next_element()? {
+                Some(event) => list.events.push(event),
+                None => return Ok(list),
+            }
+        }
+        while entries.next_element::<IgnoredAny>()?.is_some() {
+            list.beyond += 1;
+        }
+        Ok(list)
+    }
 }
 
 /// A log in which every runtime digest was recomputed and every other one has the right length.
@@ -86,10 +157,13 @@ impl EventLog {
 
     /// Parses the JSON array of either dialect; see [`EventLog::new`].
     pub fn parse_json(text: &str) -> Result<Self, EventLogError> {
-        if text.len() > MAX_LOG_BYTES {
-            return Err(EventLogError::TooLong { got: text.len(), limit: MAX_LOG_BYTES });
-        }
-        let events = serde_json::from_str(text).map_err(|error| EventLogError::Json { line: error.line(), column: error.column() })?;
+        parse_events(text).and_then(Self::new)
+    }
+
+    /// Parses a TD's binary log (CCEL) and appends the events that the guest measured after it.
+    pub fn parse_ccel(ccel: &[u8], runtime: &[RuntimeEvent]) -> Result<Self, EventLogError> {
+        let mut events = BootLog::parse(ccel)?.rtmr_events()?;
+        events.extend(runtime.iter().map(RuntimeEvent::to_event));
         Self::new(events)
     }
 
@@ -116,7 +190,7 @@ impl EventLog {
     /// RTMR3 after replaying up to and including the first `boot-mr-done`; `None` if the log has no such event.
     #[must_use]
     pub fn boot_time_rtmr3(&self) -> Option<Digest384> {
-        let end = self.events.iter().position(|event| event.as_runtime().is_some_and(|runtime| runtime.event == names::BOOT_MR_DONE))?;
+        let end = self.events.iter().position(|event| event.is_runtime() && event.event == names::BOOT_MR_DONE)?;
         let until = self.events.get(..=end)?;
         replay(until).ok().and_then(|registers| registers.get(3).copied())
     }
@@ -131,15 +205,23 @@ impl EventLog {
     /// Events after `system-ready` come from applications, which could use the same names.
     #[must_use]
     pub fn boot_payload(&self, name: &str) -> Option<Vec<u8>> {
-        self.runtime_events()
+        self.events
+            .iter()
+            .filter(|event| event.is_runtime())
             .take_while(|event| event.event != names::SYSTEM_READY)
             .find(|event| event.event == name)
-            .map(|event| event.payload)
+            .map(|event| event.event_payload.clone())
     }
 
     /// Compares the replayed registers with `quoted` ones; the error names the first that differs and how far the log agrees.
     pub fn check_registers(&self, quoted: &Registers) -> Result<(), RegisterMismatch> {
         RegisterMismatch::find(&self.events, &self.registers, quoted).map_or(Ok(()), Err)
+    }
+
+    /// One entry in words, see [`describe`]; `None` beyond the end.
+    #[must_use]
+    pub fn describe(&self, index: usize) -> Option<String> {
+        describe(&self.events, index)
     }
 
     /// First entry at which this log and `expected` (such as one computed from an OS image) part, register by register.

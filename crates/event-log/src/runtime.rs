@@ -5,7 +5,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::SerializeStru
 use sha2::{Digest as _, Sha384};
 
 use crate::{
-    Digest384,
+    BankDigest, Digest384, HashAlgorithm,
     event::{Event, EventVersion},
 };
 
@@ -79,7 +79,13 @@ impl RuntimeEvent {
     /// What RTMR3 is extended with.
     #[must_use]
     pub fn digest(&self) -> Digest384 {
-        Sha384::digest(self.preimage()).into()
+        runtime_digest(self.version, &self.event, &self.payload)
+    }
+
+    /// What a PCR of another bank is extended with: the same bytes, hashed by the bank's algorithm.
+    #[must_use]
+    pub fn digest_for(&self, algorithm: HashAlgorithm) -> BankDigest {
+        algorithm.digest(&[&self.preimage()])
     }
 
     /// The log entry with its digest.
@@ -94,6 +100,19 @@ impl RuntimeEvent {
             version: self.version,
         }
     }
+}
+
+/// [`RuntimeEvent::digest`] of borrowed parts.
+pub(crate) fn runtime_digest(version: EventVersion, name: &str, payload: &[u8]) -> Digest384 {
+    let hasher = match version {
+        EventVersion::V1 => Sha384::new_with_prefix(RUNTIME_EVENT_TYPE.to_le_bytes())
+            .chain_update(b":")
+            .chain_update(name)
+            .chain_update(b":")
+            .chain_update(payload),
+        EventVersion::V2 => Sha384::new_with_prefix(canonical_json(name, payload)),
+    };
+    hasher.finalize().into()
 }
 
 /// RFC 8785 form of `{"name","payload","type"}`: keys are in order, strings escape as serde_json does, the number is an integer.

@@ -103,8 +103,10 @@ fn divergence_names_register_and_position() {
 
     let divergence = log.first_divergence(&reference, 0..3).unwrap();
 
-    assert_eq!((divergence.register, divergence.position, divergence.expected), (1, 1, Some([0; 48])));
+    let expected = divergence.expected.unwrap();
+    assert_eq!((divergence.register, divergence.position, expected.index, expected.digest), (1, 1, second_of_rtmr1, Some([0; 48])));
     assert_eq!(log.first_divergence(&reference[..second_of_rtmr1], 1..2).unwrap().expected, None);
+    assert_eq!(log.first_divergence(&reference, 2..4), None);
 }
 
 #[test]
