@@ -232,25 +232,57 @@ pub(crate) enum Channel {
     Stderr,
 }
 
+const VERIFY_HELP: &str = "\
+INPUT is recognised by its content: a TDX or SGX quote, an SNP report, a Nitro document (raw, hex or base64); JSON with `quote`,
+`attestation`, `report` or `certificate`; an attestation envelope; a PEM or DER certificate with evidence; a bundle of --save;
+a URL; the name of an app of the local stack.
+
+Exit codes: 0 verified, 1 not verified, 2 wrong usage, 3 could not be determined.";
+
 /// Options of `verify`.
 #[derive(Debug, Args)]
+#[command(after_help = VERIFY_HELP)]
 pub(crate) struct VerifyArgs {
-    /// URL of an app, name of a VM of the local stack, or a saved evidence file (`-` is stdin).
-    #[arg(value_name = "URL|NAME|FILE")]
+    /// URL of an app, name of a VM of the local stack, or a file with evidence (`-` is stdin).
+    #[arg(value_name = "INPUT")]
     pub source: String,
+    /// Intel's collateral, JSON with the fields of QuoteCollateralV3; default is the evidence's own, then Intel's service.
+    #[arg(long, value_name = "FILE")]
+    pub collateral: Option<PathBuf>,
+    /// Certificates of the evidence (VCEK or VLEK, ASK), PEM or DER. May be repeated.
+    #[arg(long, value_name = "FILE")]
+    pub chain: Vec<PathBuf>,
+    /// The moment at which everything must be valid, such as 2026-08-28T05:21:19Z; default is now.
+    #[arg(long, value_name = "RFC3339")]
+    pub at: Option<String>,
+    /// Root certificate to trust in place of the vendor's. The verdict under another root is SIMULATED.
+    #[arg(long, value_name = "FILE")]
+    pub root: Option<PathBuf>,
+    /// Event log of the guest, JSON.
+    #[arg(long, value_name = "FILE")]
+    pub event_log: Option<PathBuf>,
+    /// Event log of the firmware, binary (CCEL).
+    #[arg(long, value_name = "FILE")]
+    pub ccel: Option<PathBuf>,
+    /// Report data that the evidence must carry, hex, at most 64 bytes, zeros are added behind.
+    #[arg(long, value_name = "HEX")]
+    pub report_data: Option<String>,
+    /// The challenge, hex, at most 64 bytes: sent to a URL, expected in a file. Default for a URL is a fresh one.
+    #[arg(long, value_name = "HEX", conflicts_with = "report_data")]
+    pub nonce: Option<String>,
+    /// Appraisal policy, TOML: what genuine evidence must satisfy to be accepted.
+    #[arg(long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
+    /// Settings, TOML: collateral service, trust anchors, known images, expected app and KMS.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Contact nobody: the papers must be in the input, in --collateral or --chain, or in the settings.
+    #[arg(long)]
+    pub offline: bool,
     /// Count evidence of a software TEE as success. It proves nothing about hardware.
     #[arg(long)]
     pub allow_simulated: bool,
-    /// The challenge, hex, at most 64 bytes: sent to a URL, expected in a file. Default for a URL is a fresh one.
-    #[arg(long, value_name = "HEX")]
-    pub nonce: Option<String>,
-    /// Verification policy: trust anchors, reference values, expectations.
-    #[arg(long, visible_alias = "policy", value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// Fetch nothing from vendors; the collateral must be in the evidence file or in the configuration.
-    #[arg(long)]
-    pub offline: bool,
-    /// Save the evidence with its collateral, to be verified again anywhere.
+    /// Save the evidence with its papers as a bundle, to be verified again anywhere.
     #[arg(long, value_name = "FILE")]
     pub save: Option<PathBuf>,
 }

@@ -1,33 +1,28 @@
 //! `dstack verify`: evidence in, verdict out.
 //!
 //! ```text
-//! URL, name or file ─▶ evidence ─┐
-//! verify.toml ─▶ anchors, reference values, expectations ─┼▶ judge ─▶ verdict ─▶ text, JSON, exit code
-//! vendor's collateral service ─▶ collateral ─┘
+//! URL, name or file ─▶ evidence ──────────────────────────┐
+//! flags, verify.toml, policy ─▶ anchors, expectations ────┼▶ dstack_verdict::judge ─▶ verdict ─▶ text, JSON, exit code
+//! flags, evidence, vendor's services ─▶ papers ───────────┘
 //! ```
-//! [`judge`] is pure; everything around it collects its inputs.
+//! Everything here collects inputs; judging is pure and lives in `dstack-verdict`.
 
-mod collateral;
-mod judge;
-mod nonce;
+mod bundle;
+mod options;
+mod papers;
 mod render;
 mod settings;
 mod source;
-mod verdict;
 
-use std::{
-    path::Path,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::path::Path;
 
-use dstack_attestation::UnverifiedQuote;
+use dstack_attestation::Policy;
+use dstack_verdict::{Question, Subject, Verdict, Word, judge, refuse_before_papers};
 
 use self::{
-    judge::{Case, judge},
-    nonce::Nonce,
+    options::{Given, fresh_challenge, replace_root},
     settings::Settings,
     source::Source,
-    verdict::{Verdict, Word},
 };
 use crate::{
     args::VerifyArgs,
@@ -36,6 +31,9 @@ use crate::{
     output::Output,
     progress::Progress,
 };
+
+const NOT_EVIDENCE: &str = "give a quote, report, document, certificate or JSON with evidence, whole and unchanged";
+const NOT_PAPERS: &str = "give the file again, whole and unchanged";
 
 /// Verifies and prints the verdict; returns the exit code.
 ///
@@ -52,39 +50,82 @@ pub(crate) async fn verify(args: &VerifyArgs, output: Output) -> Outcome<u8> {
 }
 
 async fn decide(args: &VerifyArgs, output: Output) -> Outcome<Verdict> {
-    let given = args.nonce.as_deref().map(str::parse::<Nonce>).transpose()?;
+    let mut given = Given::read(args)?;
     let home = Home::from_env()?;
     let source = Source::find(&args.source, &home).await?;
+    let name = source.to_string();
     let settings = choose_settings(args, &source, &home)?;
     let progress = Progress::new(output);
-    let (nonce, collected) = match &source {
+    let blank = Verdict::blank(&name, &settings.origin, given.now);
+    let bytes = match &source {
         Source::Url { url, .. } => {
-            let nonce = given.unwrap_or_else(Nonce::fresh);
+            let challenge = given.challenge.get_or_insert_with(fresh_challenge);
             let step = progress.step("evidence");
-            let collected = source::fetch(url, &nonce).await?;
+            let answer = source::fetch(url, challenge).await?;
             step.done(url);
-            (Some(nonce), collected)
+            answer
         }
-        Source::File(path) => (given, source::read(path)?),
+        Source::File(path) => options::read_file(path)?,
     };
-    let evidence = collected.parse()?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let case = Case { evidence: &evidence, settings: &settings, nonce: nonce.as_ref(), is_live: matches!(source, Source::Url { .. }), now };
-    if let Some(verdict) = judge::refuse_foreign_root(&case, &source.to_string()) {
+    let subject = match subject(&bytes, &given) {
+        Ok(subject) => subject,
+        Err(reason) => return Ok(blank.unreadable(reason, NOT_EVIDENCE)),
+    };
+    let mut question = question(args, &given, &settings, &subject)?;
+    match papers::at_hand(&given, &settings, &subject) {
+        Ok(endorsements) => question.endorsements = endorsements,
+        Err(reason) => return Ok(blank.unreadable(reason, NOT_PAPERS)),
+    }
+    if let Some(verdict) = refuse_before_papers(&subject, &question, &name) {
         return Ok(verdict);
     }
-    let endorsements = match UnverifiedQuote::parse(&evidence.quote) {
-        Ok(quote) => collateral::find(args.offline, &settings, &collected, &quote, &progress).await?,
-        Err(error) => return Ok(judge::malformed(&case, &source.to_string(), &error.to_string())),
-    };
+    papers::fetch_missing(&mut question.endorsements, &subject, &settings, args.offline, &progress).await?;
     if let Some(path) = &args.save {
-        collected.save(path, nonce.as_ref(), &endorsements)?;
+        bundle::save(path, &bytes, &subject, &question, &name)?;
         output.note(&format!("Evidence saved; verify it again with `dstack verify {}`.", path.display()));
     }
-    Ok(judge(&case, &endorsements, &source.to_string()))
+    Ok(judge(&subject, &question, &name))
 }
 
-/// The policy that the user names; for apps of the local stack that of the stack; else the built-in one.
+/// The evidence, with the logs that came in files of their own.
+fn subject(bytes: &[u8], given: &Given) -> Result<Subject, String> {
+    let mut subject = Subject::recognise(bytes).map_err(|error| error.to_string())?;
+    if let Some(events) = given.events()? {
+        subject.set_event_log(events).map_err(|error| error.to_string())?;
+    }
+    if let Some(ccel) = &given.ccel {
+        subject.set_ccel(ccel).map_err(|error| error.to_string())?;
+    }
+    Ok(subject)
+}
+
+fn question(args: &VerifyArgs, given: &Given, settings: &Settings, subject: &Subject) -> Outcome<Question> {
+    let mut question = Question {
+        policy_name: settings.origin.clone(),
+        anchors: settings.anchors.clone(),
+        root_origin: format!("[danger] simulated_root of {}", settings.origin),
+        policy: settings.policy.clone(),
+        expectations: settings.expectations.clone(),
+        challenge: given.challenge.clone(),
+        ..Question::open(given.now)
+    };
+    if let Some(root) = &given.root {
+        question.anchors = replace_root(question.anchors, subject.platform(), root)?;
+        question.root_origin = "given with --root".to_owned();
+    }
+    if let Some(path) = &args.policy {
+        question.policy = load_policy(path)?;
+        question.policy_name = path.display().to_string();
+    }
+    Ok(question)
+}
+
+fn load_policy(path: &Path) -> Outcome<Policy> {
+    let _ = path;
+    Err(Failure::usage("verify/not-implemented", "--policy is not implemented", "use --config"))
+}
+
+/// The settings that the user names; for apps of the local stack those of the stack; else the built-in ones.
 fn choose_settings(args: &VerifyArgs, source: &Source, home: &Home) -> Outcome<Settings> {
     if let Some(path) = &args.config {
         return Settings::load(path, &path.display().to_string());

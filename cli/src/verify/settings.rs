@@ -1,13 +1,11 @@
 //! `verify.toml`: whom to trust, and what to expect.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use dstack_attestation::{ImageRule, Policy, QuoteCollateral, TcbStatus, TrustAnchors};
 use dstack_manifest::{AppId, ComposeHash, OsImageHash};
 use dstack_os_image::ImageStore;
+use dstack_verdict::Expectations;
 use serde::Deserialize;
 
 use crate::{
@@ -71,14 +69,8 @@ pub(super) struct Settings {
     pub collateral_url: String,
     /// Collateral that is at hand.
     pub collateral: Option<QuoteCollateral>,
-    /// OS images that are known to be good, with name and origin.
-    pub os_images: BTreeMap<OsImageHash, String>,
-    /// Root key (SPKI DER) of the KMS that is expected, with its origin.
-    pub kms: Option<(Vec<u8>, String)>,
-    /// The app that is expected.
-    pub app_id: Option<AppId>,
-    /// The documents that are expected.
-    pub compose_hashes: Vec<ComposeHash>,
+    /// What the app must be.
+    pub expectations: Expectations,
 }
 
 impl Settings {
@@ -86,15 +78,12 @@ impl Settings {
     #[must_use]
     pub(super) fn built_in() -> Self {
         Self {
-            origin: "built in".to_owned(),
+            origin: "none: the cryptographic verdict".to_owned(),
             anchors: TrustAnchors::hardware(),
             policy: Policy::report_only(),
             collateral_url: DEFAULT_COLLATERAL_URL.to_owned(),
             collateral: None,
-            os_images: BTreeMap::new(),
-            kms: None,
-            app_id: None,
-            compose_hashes: Vec::new(),
+            expectations: Expectations::default(),
         }
     }
 
@@ -134,18 +123,17 @@ impl Settings {
             let key = spki(&read_certificate(&ca)?).ok_or_else(|| {
                 Failure::new("verify/bad-kms-ca", format!("{} is malformed", ca.display()), "name the KMS's root certificate")
             })?;
-            settings.kms = Some((key, ca.display().to_string()));
+            settings.expectations.kms = Some((key, ca.display().to_string()));
         }
-        settings
-            .os_images
-            .extend(file.os_images.into_iter().map(|image| (image.hash, format!("{}, listed in {}", image.name, path.display()))));
+        let known = &mut settings.expectations.os_images;
+        known.extend(file.os_images.into_iter().map(|image| (image.hash, format!("{}, listed in {}", image.name, path.display()))));
         if let Some(store) = &file.image_store {
             let store = folder.join(store);
             let images = ImageStore::new(&store).list()?.into_iter().filter_map(|entry| entry.image.ok());
-            settings.os_images.extend(images.map(|image| (image.os_image_hash(), format!("{}, in {}", image.name(), store.display()))));
+            known.extend(images.map(|image| (image.os_image_hash(), format!("{}, in {}", image.name(), store.display()))));
         }
-        settings.app_id = file.app_id;
-        settings.compose_hashes = file.compose_hashes;
+        settings.expectations.app_id = file.app_id;
+        settings.expectations.compose_hashes = file.compose_hashes;
         Ok(settings)
     }
 }
@@ -179,8 +167,8 @@ mod tests {
         let settings = load(&text).unwrap();
 
         assert_eq!(settings.policy.accepted_tcb, Some(vec![TcbStatus::UpToDate]));
-        assert_eq!((settings.os_images.len(), settings.compose_hashes.len()), (1, 1));
-        assert!(settings.app_id.is_some());
+        assert_eq!((settings.expectations.os_images.len(), settings.expectations.compose_hashes.len()), (1, 1));
+        assert!(settings.expectations.app_id.is_some());
     }
 
     #[test]

@@ -2,18 +2,14 @@
 
 use std::{
     fmt,
-    io::Read as _,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use dstack_attestation::{Endorsements, Evidence, QuoteCollateral};
 use dstack_rpc::{Client, Endpoint, system_tls};
-use dstack_service::fs::write_atomic;
+use dstack_verdict::{Challenge, MAX_INPUT_BYTES};
 use http::StatusCode;
-use serde_json::Value;
 
-use super::nonce::Nonce;
 use crate::{
     args::VmmArgs,
     failure::{EXIT_USAGE, Failure, Outcome},
@@ -26,8 +22,6 @@ use crate::{
 const EVIDENCE_PATH: &str = "/.well-known/dstack/evidence";
 /// A quote takes its time under load.
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// Evidence carries an app-compose.json and logs.
-const ANSWER_LIMIT: usize = 64 << 20;
 
 /// What the user named.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,94 +91,24 @@ async fn is_local_app(url: &str, home: &Home) -> bool {
         .any(|mapping| mapping.host_port.to_string() == port)
 }
 
-/// Evidence as it came, with what was saved beside it.
-#[derive(Debug, Clone)]
-pub(super) struct Collected {
-    text: String,
-    /// Collateral that was saved with the evidence. Signed by the vendor, so a file may carry it.
-    pub collateral: Option<QuoteCollateral>,
-}
-
-impl Collected {
-    fn new(text: String) -> Self {
-        let saved = serde_json::from_str::<Value>(&text).ok().and_then(|mut value| Some(value.get_mut("collateral")?.take()));
-        let collateral = saved.and_then(|value| serde_json::from_value(value).ok());
-        Self { text, collateral }
-    }
-
-    /// The evidence inside.
-    ///
-    /// Errors: it is none.
-    pub(super) fn parse(&self) -> Outcome<Evidence> {
-        Evidence::parse_json(&self.text).map_err(|error| {
-            Failure::new(
-                "verify/malformed-evidence",
-                error.to_string(),
-                "give the JSON that /.well-known/dstack/evidence or GetQuote answers, or a file saved with --save",
-            )
-        })
-    }
-
-    /// Writes evidence and collateral into one file.
-    ///
-    /// Errors: not writable.
-    pub(super) fn save(&self, path: &Path, nonce: Option<&Nonce>, endorsements: &Endorsements) -> Outcome {
-        let bytes = self
-            .with_collateral(nonce, endorsements)
-            .map_err(|error| Failure::new("cli/internal", error.to_string(), "report this defect"))?;
-        write_atomic(path, &bytes, 0o644).map_err(|error| Failure::io("writing", path, &error))
-    }
-
-    fn with_collateral(&self, nonce: Option<&Nonce>, endorsements: &Endorsements) -> serde_json::Result<Vec<u8>> {
-        let mut value: Value = serde_json::from_str(&self.text)?;
-        if let Value::Object(fields) = &mut value {
-            fields.insert("collateral".to_owned(), serde_json::to_value(&endorsements.collateral)?);
-            if let Some(nonce) = nonce {
-                fields.insert("nonce".to_owned(), Value::String(nonce.to_string()));
-            }
-        }
-        serde_json::to_vec_pretty(&value)
-    }
-}
-
-/// Asks a running app for evidence over `nonce`.
+/// Asks a running app for evidence over `challenge`.
 ///
 /// Errors: no answer, or no evidence there.
-pub(super) async fn fetch(url: &str, nonce: &Nonce) -> Outcome<Collected> {
+pub(super) async fn fetch(url: &str, challenge: &Challenge) -> Outcome<Vec<u8>> {
     let operation = format!("asking {url} for evidence");
     let endpoint = Endpoint::parse(url).map_err(|error| Failure::from(error).with_exit(EXIT_USAGE))?;
-    let client = Client::new(endpoint).with_tls(system_tls()).with_timeout(TIMEOUT).with_answer_limit(ANSWER_LIMIT);
-    let answer =
-        client.get(&format!("{EVIDENCE_PATH}?nonce={nonce}")).await.map_err(|error| Failure::from(error).during(operation.clone()))?;
-    let text = String::from_utf8_lossy(&answer.body).into_owned();
+    let client = Client::new(endpoint).with_tls(system_tls()).with_timeout(TIMEOUT).with_answer_limit(MAX_INPUT_BYTES);
+    let answer = client
+        .get(&format!("{EVIDENCE_PATH}?nonce={}", hex::encode(&challenge.bytes)))
+        .await
+        .map_err(|error| Failure::from(error).during(operation.clone()))?;
     if answer.status == StatusCode::NOT_FOUND {
         let fix = "give the guest agent's address (port 8090 of the VM), or let the app serve this path";
         return Err(Failure::new("verify/no-evidence", format!("there is no {EVIDENCE_PATH}"), fix).during(operation));
     }
     if answer.status != StatusCode::OK {
-        let cause = format!("HTTP {}: {}", answer.status, printable(&text, 200));
+        let cause = format!("HTTP {}: {}", answer.status, printable(&String::from_utf8_lossy(&answer.body), 200));
         return Err(Failure::new("verify/no-evidence", cause, "try again; read the VM's log").during(operation));
     }
-    Ok(Collected::new(text))
-}
-
-/// Reads saved evidence.
-///
-/// Errors: unreadable or too long.
-pub(super) fn read(path: &Path) -> Outcome<Collected> {
-    let mut bytes = Vec::new();
-    let limit = ANSWER_LIMIT as u64 + 1;
-    let result = if path == Path::new("-") {
-        std::io::stdin().lock().take(limit).read_to_end(&mut bytes)
-    } else {
-        std::fs::File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes))
-    };
-    result.map_err(|error| Failure::io("reading", path, &error))?;
-    if bytes.len() > ANSWER_LIMIT {
-        return Err(Failure::new("verify/malformed-evidence", format!("{} has more than 64 MiB", path.display()), "give an evidence file"));
-    }
-    let text = String::from_utf8(bytes).map_err(|_| {
-        Failure::new("verify/malformed-evidence", format!("{} is not text", path.display()), "give an evidence file in JSON")
-    })?;
-    Ok(Collected::new(text))
+    Ok(answer.body)
 }

@@ -1,0 +1,72 @@
+//! Bundles: evidence in a file with everything that a later verification needs.
+
+use std::path::Path;
+
+use dstack_service::fs::write_atomic;
+use dstack_verdict::{Kind, Question, Subject};
+use serde_json::{Map, Value, json};
+
+use crate::failure::{Failure, Outcome};
+
+/// Writes evidence and papers into one JSON document that [`Subject::recognise`] reads.
+///
+/// `bytes`: the evidence as it came. Errors: not writable.
+pub(super) fn save(path: &Path, bytes: &[u8], subject: &Subject, question: &Question, source: &str) -> Outcome {
+    let internal = |error: serde_json::Error| Failure::new("cli/internal", error.to_string(), "report this defect");
+    let mut fields = evidence(bytes, subject);
+    if let Some(collateral) = &question.endorsements.collateral {
+        fields.insert("collateral".to_owned(), serde_json::to_value(collateral).map_err(internal)?);
+    }
+    if !question.endorsements.certificates.is_empty() {
+        fields.insert("certificates".to_owned(), pem(&question.endorsements.certificates).into());
+    }
+    if let Some(challenge) = &question.challenge {
+        fields.insert("nonce".to_owned(), hex::encode(&challenge.bytes).into());
+    }
+    fields.insert("source".to_owned(), source.into());
+    let text = serde_json::to_vec_pretty(&Value::Object(fields)).map_err(internal)?;
+    write_atomic(path, &text, 0o644).map_err(|error| Failure::io("writing", path, &error))
+}
+
+/// JSON stays as it came, so that fields of later releases survive; anything else is named by its kind.
+fn evidence(bytes: &[u8], subject: &Subject) -> Map<String, Value> {
+    if let Ok(Value::Object(fields)) = serde_json::from_slice(bytes) {
+        return fields;
+    }
+    let fields = match (&subject.kind, &subject.certificate) {
+        (_, Some(_)) => json!({ "certificate": certificate_text(bytes) }),
+        (Kind::Td(evidence), None) => json!({
+            "quote": hex::encode(&evidence.quote),
+            "event_log": evidence.event_log,
+            "vm_config": evidence.vm_config,
+        }),
+        (Kind::Sgx(quote), None) => json!({ "quote": hex::encode(quote) }),
+        (Kind::SevSnp(evidence), None) => json!({ "report": hex::encode(&evidence.report) }),
+        (Kind::Nitro(document) | Kind::Cca(document), None) => json!({ "document": hex::encode(document) }),
+        (_, None) => json!({ "document": hex::encode(bytes) }),
+    };
+    match fields {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    }
+}
+
+fn certificate_text(bytes: &[u8]) -> String {
+    if bytes.first() == Some(&0x30) { pem(&[bytes.to_vec()]) } else { String::from_utf8_lossy(bytes).into_owned() }
+}
+
+/// PEM of certificates.
+pub(super) fn pem(certificates: &[Vec<u8>]) -> String {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    let mut text = String::new();
+    for der in certificates {
+        text.push_str("-----BEGIN CERTIFICATE-----\n");
+        let encoded = STANDARD.encode(der);
+        for line in encoded.as_bytes().chunks(64) {
+            text.push_str(&String::from_utf8_lossy(line));
+            text.push('\n');
+        }
+        text.push_str("-----END CERTIFICATE-----\n");
+    }
+    text
+}

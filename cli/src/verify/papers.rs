@@ -1,0 +1,70 @@
+//! The vendor's papers for evidence: collateral and certificates, from wherever they are.
+
+use dstack_attestation::{Endorsements, QuoteCollateral, UnverifiedQuote};
+use dstack_ra_tls::collateral::CollateralClient;
+use dstack_rpc::system_tls;
+use dstack_verdict::{Kind, Subject, parse_certificates};
+
+use super::{options::Given, settings::Settings};
+use crate::{
+    failure::{Failure, Outcome},
+    progress::Progress,
+};
+
+/// What was given by hand, then what the evidence brought along. Nothing is fetched.
+///
+/// Errors: a file that is not what its flag says: the link that failed, in words.
+pub(super) fn at_hand(given: &Given, settings: &Settings, subject: &Subject) -> Result<Endorsements, String> {
+    let collateral = match (&given.collateral, &settings.collateral) {
+        (Some(bytes), _) => Some(parse_collateral(bytes)?),
+        (None, Some(collateral)) => Some(collateral.clone()),
+        (None, None) => subject.saved.collateral.clone(),
+    };
+    let mut certificates = subject.saved.certificates.clone();
+    for file in &given.chain {
+        certificates.extend(parse_certificates(file).ok_or("a file of --chain is neither PEM nor DER certificates")?);
+    }
+    Ok(Endorsements { collateral, certificates, ..Endorsements::default() })
+}
+
+fn parse_collateral(bytes: &[u8]) -> Result<QuoteCollateral, String> {
+    let text = std::str::from_utf8(bytes).map_err(|_| "the collateral is not text".to_owned())?;
+    QuoteCollateral::parse_json(text).map_err(|error| error.to_string())
+}
+
+/// Fetches what is missing.
+///
+/// Errors: it cannot be had, so the question cannot be decided.
+pub(super) async fn fetch_missing(
+    endorsements: &mut Endorsements,
+    subject: &Subject,
+    settings: &Settings,
+    is_offline: bool,
+    progress: &Progress,
+) -> Outcome {
+    match &subject.kind {
+        Kind::Td(evidence) if endorsements.collateral.is_none() => {
+            let quote = UnverifiedQuote::parse(&evidence.quote);
+            let platform = quote.and_then(|quote| Ok((quote.fmspc()?, quote.pck_issuer()?)));
+            let (fmspc, issuer) = platform.map_err(|error| {
+                Failure::new("verify/no-platform", error.to_string(), "ask for a quote with an embedded certificate chain")
+            })?;
+            if is_offline {
+                return Err(missing("collateral", "give it with --collateral, or save the evidence with --save"));
+            }
+            let step = progress.step("collateral");
+            let operation = format!("fetching collateral from {}", settings.collateral_url);
+            let client = CollateralClient::new(&settings.collateral_url)?.with_tls(system_tls());
+            let fetched = client.endorsements_for(fmspc, issuer).await.map_err(|error| Failure::from(error).during(operation))?;
+            step.done(&settings.collateral_url);
+            endorsements.collateral.clone_from(&fetched.collateral);
+            Ok(())
+        }
+        Kind::Sgx(_) if endorsements.collateral.is_none() => Err(missing("collateral", "give it with --collateral")),
+        _ => Ok(()),
+    }
+}
+
+fn missing(what: &str, fix: &str) -> Failure {
+    Failure::new("verify/no-collateral", format!("the evidence carries no {what}, and none may or can be fetched"), fix)
+}

@@ -1,0 +1,102 @@
+//! Evidence as JSON: the answer of an agent, of the reference's RPCs, or a saved bundle.
+//!
+//! A bundle is evidence with more fields beside it, so whoever reads evidence reads a bundle: `collateral`, `certificates` (PEM),
+//! `nonce`, `source`.
+
+use dstack_attestation::{Evidence, QuoteCollateral};
+use serde::Deserialize;
+
+use crate::{
+    Subject,
+    certificate::{CertificateError, EvidenceCertificate},
+    encoding::{parse_certificates, parse_hex},
+    input::{InputError, field_bytes, from_binary},
+    subject::{Kind, Saved},
+};
+
+/// Fields that are looked at; unknown ones are ignored, since evidence of later releases has more.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Document {
+    quote: Option<String>,
+    attestation: Option<String>,
+    report: Option<String>,
+    document: Option<String>,
+    certificate: Option<String>,
+    /// Of `Info`: an RA-TLS certificate.
+    app_cert: Option<String>,
+    collateral: Option<QuoteCollateral>,
+    certificates: Option<String>,
+    nonce: Option<String>,
+    source: Option<String>,
+    vm_config: Option<String>,
+}
+
+pub(crate) fn parse(text: &str) -> Result<Subject, InputError> {
+    let document: Document = serde_json::from_str(text).map_err(|error| InputError::Document { reason: error.to_string() })?;
+    let mut subject = evidence(text, &document)?;
+    if let (Kind::Td(evidence), Some(config)) = (&mut subject.kind, &document.vm_config)
+        && evidence.vm_config.is_empty()
+    {
+        evidence.vm_config.clone_from(config);
+    }
+    subject.saved = saved(document)?;
+    Ok(subject)
+}
+
+/// The first of the forms that is there. A certificate counts only where there is no fresher evidence beside it.
+fn evidence(text: &str, document: &Document) -> Result<Subject, InputError> {
+    let present = |field: &Option<String>| field.as_ref().is_some_and(|value| !value.is_empty());
+    if present(&document.quote) {
+        let bytes = field_bytes("quote", document.quote.as_deref().unwrap_or_default())?;
+        let subject = from_binary(&bytes)?;
+        // Only a TD has a log and a configuration beside its quote.
+        if !matches!(subject.kind, Kind::Td(_)) {
+            return Ok(subject);
+        }
+        let evidence = Evidence::parse_json(text).map_err(|error| InputError::Document { reason: chain(&error) })?;
+        return Ok(Subject::from_td_evidence(evidence));
+    }
+    for (name, field) in [("attestation", &document.attestation), ("report", &document.report), ("document", &document.document)] {
+        if let Some(value) = field.as_deref().filter(|value| !value.is_empty()) {
+            return from_binary(&field_bytes(name, value)?);
+        }
+    }
+    let Some(pem) = document.certificate.as_ref().or(document.app_cert.as_ref()).filter(|pem| !pem.is_empty()) else {
+        return Err(InputError::Document {
+            reason: "it has neither `quote` nor `attestation`, `report`, `document` or `certificate`".to_owned(),
+        });
+    };
+    let leaf = parse_certificates(pem.as_bytes()).and_then(|chain| chain.into_iter().next()).ok_or(CertificateError::Malformed)?;
+    let certificate = EvidenceCertificate::parse(&leaf)?;
+    let mut subject = certificate.subject()?;
+    subject.certificate = Some(certificate);
+    Ok(subject)
+}
+
+fn saved(document: Document) -> Result<Saved, InputError> {
+    let certificates = document.certificates.as_deref().filter(|pem| !pem.is_empty());
+    let nonce = document.nonce.as_deref().filter(|nonce| !nonce.is_empty());
+    let refuse = |reason: &str| InputError::Document { reason: reason.to_owned() };
+    Ok(Saved {
+        collateral: document.collateral,
+        certificates: certificates
+            .map(|pem| parse_certificates(pem.as_bytes()).ok_or_else(|| refuse("`certificates` is not PEM")))
+            .transpose()?
+            .unwrap_or_default(),
+        nonce: nonce.map(|nonce| parse_hex(nonce).ok_or_else(|| refuse("`nonce` is not hex"))).transpose()?,
+        source: document.source,
+    })
+}
+
+/// An error with its causes on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

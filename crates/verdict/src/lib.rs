@@ -1,0 +1,28 @@
+//! From bytes of any kind of evidence to a verdict for people and scripts.
+//!
+//! ```text
+//! bytes ──Subject::recognise──▶ Subject (unverified) ─┐
+//! roots, policy, expectations, papers, clock ─ Question ┴─ judge ─▶ Verdict: word, checks, claims, what it rests on
+//! ```
+//! Pure: nothing is fetched, no clock is read. The `dstack verify` command and the WebAssembly package are thin shells around it.
+
+mod certificate;
+mod containers;
+mod document;
+mod encoding;
+mod hardware;
+mod input;
+mod judge;
+mod platforms;
+mod question;
+mod subject;
+mod td;
+mod verdict;
+
+pub use certificate::{CertificateError, EvidenceCertificate};
+pub use encoding::{parse_certificates, parse_hex};
+pub use input::{InputError, MAX_INPUT_BYTES, guess_platform};
+pub use judge::{judge, refuse_before_papers};
+pub use question::{Challenge, ChallengeField, Expectations, Question};
+pub use subject::{Kind, Saved, SnpEvidence, Subject};
+pub use verdict::{Anchor, CheckLine, Claim, Claims, Identity, Mark, Verdict, Word};
