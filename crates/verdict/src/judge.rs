@@ -1,6 +1,6 @@
 //! From a subject and a question to a verdict. Pure.
 
-use dstack_attestation::AnchorKind;
+use dstack_attestation::{AnchorKind, VerifiedEvidence, Verifier};
 
 use crate::{Anchor, EvidenceCertificate, Mark, Question, Subject, Verdict, hardware, subject::Kind, td};
 
@@ -16,6 +16,23 @@ pub fn judge(subject: &Subject, question: &Question, source: &str) -> Verdict {
         Kind::Td(evidence) if td::is_of_dstack(evidence) => td::judge(verdict, evidence, subject, question),
         Kind::Td(evidence) => td::judge_quote(verdict, &evidence.quote, subject, question),
         _ => hardware::judge(verdict, subject, question),
+    }
+}
+
+/// [`judge`] for services: by a verifier of the caller's (its anchors and policy must be those of `question`), which may know the files of
+/// OS images. Also gives what was verified, where the evidence is of a dstack VM under TDX and is not refused by the library.
+#[must_use]
+pub fn judge_by(verifier: &Verifier, subject: &Subject, question: &Question, source: &str) -> (Verdict, Option<VerifiedEvidence>) {
+    match &subject.kind {
+        Kind::Td(evidence) if td::is_of_dstack(evidence) => {
+            let mut verdict = Verdict::blank(source, &question.policy_name, question.now);
+            verdict.platform = subject.platform_name().into();
+            if let Some(certificate) = &subject.certificate {
+                check_dates(&mut verdict, certificate, question.now);
+            }
+            td::judge_by(verifier, verdict, evidence, subject, question)
+        }
+        _ => (judge(subject, question, source), None),
     }
 }
 

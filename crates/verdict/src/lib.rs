@@ -22,7 +22,7 @@ mod verdict;
 pub use certificate::{CertificateError, EvidenceCertificate};
 pub use encoding::{parse_certificates, parse_hex};
 pub use input::{InputError, MAX_INPUT_BYTES, guess_platform};
-pub use judge::{judge, refuse_before_papers};
+pub use judge::{judge, judge_by, refuse_before_papers};
 pub use question::{Challenge, ChallengeField, Expectations, Question};
 pub use subject::{Kind, Saved, SnpEvidence, Subject};
 pub use verdict::{Anchor, CheckLine, Claim, Claims, Identity, Mark, Verdict, Word};

@@ -32,13 +32,23 @@ pub(crate) fn is_of_dstack(evidence: &Evidence) -> bool {
 }
 
 pub(crate) fn judge(verdict: Verdict, evidence: &Evidence, subject: &Subject, question: &Question) -> Verdict {
-    let verifier = Verifier::new(question.anchors.clone(), question.policy.clone());
+    judge_by(&Verifier::new(question.anchors.clone(), question.policy.clone()), verdict, evidence, subject, question).0
+}
+
+/// [`judge`] by a verifier of the caller's; also what was verified.
+pub(crate) fn judge_by(
+    verifier: &Verifier,
+    verdict: Verdict,
+    evidence: &Evidence,
+    subject: &Subject,
+    question: &Question,
+) -> (Verdict, Option<VerifiedEvidence>) {
     let binding = subject.certificate.as_ref().map(crate::EvidenceCertificate::report_data);
     let challenge = question.challenge.as_ref().map(crate::Challenge::report_data);
     let expected = binding.or(challenge);
     match verifier.verify(evidence, &question.endorsements, question.now, expected.as_ref()) {
-        Ok(verified) => appraise(verdict, evidence, subject, question, &verified),
-        Err(error) => refuse(verdict, &evidence.quote, question, &error),
+        Ok(verified) => (appraise(verdict, evidence, subject, question, &verified), Some(verified)),
+        Err(error) => (refuse(verdict, &evidence.quote, question, &error), None),
     }
 }
 
