@@ -26,6 +26,8 @@ pub mod names {
     pub const INIT_SCRIPT_HASH: &str = "init-script-hash";
     /// SHA-256 of the canonical GPU policy, `{}` if there is none.
     pub const GPU_POLICY_HASH: &str = "gpu-policy-hash";
+    /// Evidence of the GPUs, where there are some.
+    pub const GPU_ATTESTATION: &str = "gpu-attestation";
     /// 20 bytes, or empty.
     pub const INSTANCE_ID: &str = "instance-id";
     /// End of the boot-time measurement; empty payload.
