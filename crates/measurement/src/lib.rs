@@ -31,7 +31,7 @@ pub mod tdvf;
 pub mod tdx;
 
 pub use boot_event::{BootEvent, replay};
-pub use shape::{HostShareMode, PageAddOrder, QemuVersion, ShapeError, VmShape};
+pub use shape::{HostShareMode, PageAddOrder, QemuVersion, RootDisk, ShapeError, VmShape};
 
 /// A SHA-384 digest or the value of a measurement register.
 pub type Digest384 = [u8; 48];

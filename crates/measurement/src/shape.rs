@@ -103,6 +103,15 @@ pub enum HostShareMode {
     Vhd,
 }
 
+/// How the root disk is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RootDisk {
+    /// A virtio disk.
+    Virtio,
+    /// A CD-ROM at the chipset's own controller, as images before 0.5.0 were. Takes no slot of the PCI bus.
+    Cdrom,
+}
+
 /// What of a VM's configuration changes the launch measurement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmShape {
@@ -132,6 +141,8 @@ pub struct VmShape {
     pub hotplug_off: bool,
     /// How the host share is attached.
     pub host_share: HostShareMode,
+    /// How the root disk is attached; a configuration does not say, so it is a virtio disk unless set here.
+    pub root_disk: RootDisk,
     /// A software TPM is attached.
     pub swtpm: bool,
 }
@@ -166,6 +177,7 @@ impl VmShape {
             num_verity_volumes: 0,
             hotplug_off: false,
             host_share: HostShareMode::Vhd,
+            root_disk: RootDisk::Virtio,
             swtpm: false,
         })
     }

@@ -53,7 +53,7 @@ fn must_load(directory: &std::path::Path, kernel: &[u8], initrd: &[u8], memory_m
     std::fs::write(&initrd_path, initrd).unwrap();
     let (kernel_path, initrd_path) = (kernel_path.display().to_string(), initrd_path.display().to_string());
     let arguments = ["-nodefaults", "-machine", "q35", "-m", &memory_mib.to_string(), "-kernel", &kernel_path, "-initrd", &initrd_path];
-    let mut qemu = Qemu::start(&arguments.map(str::to_owned));
+    let mut qemu = Qemu::start(qtest::INSTALLED, &arguments.map(str::to_owned));
     let mut item = |size_key, data_key| {
         let size = u32::from_le_bytes(qemu.item(size_key, 4).try_into().unwrap());
         qemu.item(data_key, size as usize)
@@ -63,7 +63,7 @@ fn must_load(directory: &std::path::Path, kernel: &[u8], initrd: &[u8], memory_m
 
 #[test]
 fn measures_what_the_installed_qemu_offers_to_the_firmware() {
-    let Some(version) = qtest::installed_version() else {
+    let Some(version) = qtest::version_of(qtest::INSTALLED) else {
         eprintln!("not run: qemu-system-x86_64 is not installed");
         return;
     };

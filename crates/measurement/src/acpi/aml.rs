@@ -78,6 +78,11 @@ pub(super) fn path(path: &str) -> Aml {
     out
 }
 
+/// A name path that starts at the scope around the current one.
+pub(super) fn parent_path(relative: &str) -> Aml {
+    [b"^", path(relative).as_slice()].concat()
+}
+
 /// Compressed identifier of a device, such as `PNP0A08`.
 pub(super) fn eisa_id(id: &str) -> Aml {
     let (vendor, product) = id.split_at(3);
@@ -242,8 +247,16 @@ pub(super) fn subtract(left: Aml, right: Aml, target: Aml) -> Aml {
     op(0x74, &[left, right, target])
 }
 
+pub(super) fn add(left: Aml, right: Aml) -> Aml {
+    op(0x72, &[left, right, discard()])
+}
+
 pub(super) fn shift_left(value: Aml, count: Aml) -> Aml {
     op(0x79, &[value, count, discard()])
+}
+
+pub(super) fn shift_right(value: Aml, count: Aml) -> Aml {
+    op(0x7a, &[value, count, discard()])
 }
 
 /// Bitwise and; `target` may be [`discard`].

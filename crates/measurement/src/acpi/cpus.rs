@@ -1,6 +1,7 @@
 //! CPU objects of the DSDT, with the registers for CPU hot-plug that QEMU always describes.
 
 use super::aml::{self, Aml, FieldAccess, FieldUnit, RegionSpace};
+use super::machine::Machine;
 use super::resource;
 
 const REGISTERS_PORT: u16 = 0x0cd8;
@@ -24,9 +25,9 @@ pub(super) fn local_apic(cpu: u8) -> Vec<u8> {
 }
 
 /// The scope with hot-plug registers and one object per CPU, then the event that starts a scan.
-pub(super) fn cpus(count: u8, scan: CpuScan) -> Aml {
+pub(super) fn cpus(machine: &Machine) -> Aml {
     let start_scan = aml::method("\\_GPE._E02", 0, &[aml::path("\\_SB.CPUS.CSCN")]);
-    aml::concat(&[aml::scope("_SB", &[registers(), container(count, scan)]), start_scan])
+    aml::concat(&[aml::scope("_SB", &[registers(machine.resets_cpu_selector), container(machine)]), start_scan])
 }
 
 fn register(name: &str) -> Aml {
@@ -37,7 +38,7 @@ fn cpu_name(cpu: u8) -> String {
     format!("C{cpu:03X}")
 }
 
-fn registers() -> Aml {
+fn registers(resets_selector: bool) -> Aml {
     use FieldUnit::{Named, Reserved};
     let flags = [
         Reserved(32),
@@ -49,22 +50,23 @@ fn registers() -> Aml {
         Reserved(3),
         Named("CCMD", 8),
     ];
-    aml::device(
-        "\\_SB.PCI0.PRES",
-        &[
-            aml::name("_HID", aml::eisa_id("PNP0A06")),
-            aml::name("_UID", aml::string("CPU Hotplug resources")),
-            aml::mutex("CPLK"),
-            aml::name("_CRS", resource::template(&[resource::io(REGISTERS_PORT, 1, REGISTERS_LEN)])),
-            aml::operation_region("PRST", RegionSpace::SystemIo, REGISTERS_PORT.into(), REGISTERS_LEN.into()),
-            aml::field("PRST", FieldAccess::ByteWriteAsZeros, &flags),
-            aml::field("PRST", FieldAccess::DwordPreserve, &[Named("CSEL", 32), Reserved(32), Named("CDAT", 32)]),
-            aml::serialized_method("_INI", 0, &[aml::store(aml::int(0), aml::path("CSEL"))]),
-        ],
-    )
+    let mut body = vec![
+        aml::name("_HID", aml::eisa_id("PNP0A06")),
+        aml::name("_UID", aml::string("CPU Hotplug resources")),
+        aml::mutex("CPLK"),
+        aml::name("_CRS", resource::template(&[resource::io(REGISTERS_PORT, 1, REGISTERS_LEN)])),
+        aml::operation_region("PRST", RegionSpace::SystemIo, REGISTERS_PORT.into(), REGISTERS_LEN.into()),
+        aml::field("PRST", FieldAccess::ByteWriteAsZeros, &flags),
+        aml::field("PRST", FieldAccess::DwordPreserve, &[Named("CSEL", 32), Reserved(32), Named("CDAT", 32)]),
+    ];
+    if resets_selector {
+        body.push(aml::serialized_method("_INI", 0, &[aml::store(aml::int(0), aml::path("CSEL"))]));
+    }
+    aml::device("\\_SB.PCI0.PRES", &body)
 }
 
-fn container(count: u8, scan: CpuScan) -> Aml {
+fn container(machine: &Machine) -> Aml {
+    let count = machine.cpu_count;
     let notify = |cpu| aml::if_(aml::equal(aml::arg(0), aml::int(u64::from(cpu))), &[aml::notify(&cpu_name(cpu), aml::arg(1))]);
     let notifications: Vec<Aml> = (0..count).map(notify).collect();
     let mut body = vec![
@@ -73,14 +75,14 @@ fn container(count: u8, scan: CpuScan) -> Aml {
         aml::method("CTFY", 2, &notifications),
         status_method(),
         eject_method(),
-        scan_method(count, scan),
+        scan_method(count, machine.cpu_scan),
         report_method(),
     ];
-    body.extend((0..count).map(cpu));
+    body.extend((0..count).map(|index| cpu(index, machine.has_numa_node)));
     aml::device("\\_SB.CPUS", &body)
 }
 
-fn cpu(index: u8) -> Aml {
+fn cpu(index: u8, has_numa_node: bool) -> Aml {
     let id = aml::int(u64::from(index));
     let mut body = vec![
         aml::serialized_method("_STA", 0, &[aml::return_(aml::call("CSTA", std::slice::from_ref(&id)))]),
@@ -91,6 +93,9 @@ fn cpu(index: u8) -> Aml {
         body.push(aml::method("_EJ0", 1, &[aml::call("CEJ0", std::slice::from_ref(&id))]));
     }
     body.push(aml::serialized_method("_OST", 3, &[aml::call("COST", &[id, aml::arg(0), aml::arg(1), aml::arg(2)])]));
+    if has_numa_node {
+        body.push(aml::name("_PXM", aml::int(0)));
+    }
     aml::processor(&cpu_name(index), index, &body)
 }
 

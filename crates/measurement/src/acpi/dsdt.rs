@@ -1,15 +1,15 @@
 //! The DSDT of the q35 machine.
 
-use super::Machine;
 use super::aml::{self, Aml, FieldAccess, FieldUnit, RegionSpace};
+use super::machine::Machine;
 use super::resource::{self, Cacheability};
-use super::{cpus, hotplug, interrupts};
+use super::{cpus, extra_root, hotplug, interrupts, pci};
 
 /// Device labelling interface.
 pub(super) const LABELING_UUID: &str = "e5c937d0-3553-4d7a-9117-ea4d19c3434d";
 const HOST_BRIDGE_UUID: &str = "33db4d5b-1ff7-401c-9657-7441c03dd766";
 /// What the guest may control through `_OSC`; native hot-plug is refused when ACPI hot-plug is on.
-const OSC_ALL: u64 = 0x1f;
+pub(super) const OSC_ALL: u64 = 0x1f;
 const OSC_ACPI_HOTPLUG: u64 = 0x1e;
 /// Start of the PCI Express configuration space, as OVMF programs it.
 pub(super) const ECAM_BASE: u32 = 0xe000_0000;
@@ -26,14 +26,20 @@ pub(super) fn dsdt(machine: &Machine) -> Aml {
     terms.extend([
         interrupts::interrupts(machine.trigger),
         aml::scope("_GPE", &[aml::name("_HID", aml::string("ACPI0006"))]),
-        cpus::cpus(machine.cpu_count, machine.cpu_scan),
+        cpus::cpus(machine),
+    ]);
+    terms.extend(machine.extra_root.map(extra_root::host_bridge));
+    terms.extend([
         host_bridge_resources(machine),
         sleep_states(),
         aml::scope("\\_SB.PCI0", &[firmware_config()]),
-        aml::scope("\\_SB", &[aml::scope("PCI0", &pci_devices(machine))]),
+        aml::scope("\\_SB", &[aml::scope("PCI0", &pci::devices(machine))]),
     ]);
+    let visits = pci::event_visits(machine);
     if machine.acpi_hotplug {
-        terms.push(aml::scope("_GPE", &[aml::method("_E01", 0, &[])]));
+        let event = if visits.is_some() { hotplug::visit_all() } else { Vec::new() };
+        terms.extend(visits);
+        terms.push(aml::scope("_GPE", &[aml::method("_E01", 0, &event)]));
     }
     aml::concat(&terms)
 }
@@ -86,7 +92,7 @@ fn host_bridge(machine: &Machine) -> Aml {
     aml::scope("_SB", &[bridge, configuration_space])
 }
 
-fn osc_method(allowed: u64) -> Aml {
+pub(super) fn osc_method(allowed: u64) -> Aml {
     let status = || aml::path("CDW1");
     let control = || aml::path("CDW3");
     let known = [
@@ -137,7 +143,7 @@ fn label_method() -> Aml {
 
 fn host_bridge_resources(machine: &Machine) -> Aml {
     let mut windows = vec![
-        resource::bus_numbers(),
+        resource::bus_numbers(0, if machine.extra_root.is_some() { extra_root::BUS - 1 } else { 0xff }),
         resource::io(0x0cf8, 1, 8),
         resource::io_window(0, 0x0cf7),
         resource::io_window(0x0d00, 0xffff),
@@ -179,45 +185,4 @@ fn firmware_config() -> Aml {
             aml::name("_CRS", resource::template(&[resource::io(0x0510, 1, 12)])),
         ],
     )
-}
-
-/// One object per function on the root bus: host bridge, our devices, and the chipset in slot 31.
-fn pci_devices(machine: &Machine) -> Vec<Aml> {
-    let mut devices: Vec<Aml> = (0..=machine.pci_device_count).map(|slot| pci_device(slot, 0, &[])).collect();
-    devices.push(pci_device(31, 0, &isa_bridge()));
-    devices.extend([pci_device(31, 2, &[]), pci_device(31, 3, &[])]);
-    devices
-}
-
-fn pci_device(slot: u8, function: u8, body: &[Aml]) -> Aml {
-    let address = u64::from(slot) << 16 | u64::from(function);
-    let name = format!("S{:02X}", slot << 3 | function);
-    aml::device(&name, &[aml::name("_ADR", aml::int(address)), body.concat()])
-}
-
-fn isa_bridge() -> Vec<Aml> {
-    let link = |name| FieldUnit::Named(name, 8);
-    let links = [
-        link("PRQA"),
-        link("PRQB"),
-        link("PRQC"),
-        link("PRQD"),
-        FieldUnit::Reserved(32),
-        link("PRQE"),
-        link("PRQF"),
-        link("PRQG"),
-        link("PRQH"),
-    ];
-    let isa_device = |name, id, extra: &[Aml], resources: &[Vec<u8>]| {
-        aml::device(name, &[aml::name("_HID", aml::eisa_id(id)), extra.concat(), aml::name("_CRS", resource::template(resources))])
-    };
-    let present = || aml::name("_STA", aml::int(0x0f));
-    vec![
-        aml::operation_region("PIRQ", RegionSpace::PciConfig, 0x60, 12),
-        aml::scope("\\_SB", &[aml::field("PCI0.SF8.PIRQ", FieldAccess::BytePreserve, &links)]),
-        isa_device("KBD", "PNP0303", &[present()], &[resource::io(0x60, 1, 1), resource::io(0x64, 1, 1), resource::irq(1)]),
-        isa_device("MOU", "PNP0F13", &[present()], &[resource::irq(12)]),
-        isa_device("COM1", "PNP0501", &[aml::name("_UID", aml::int(1)), present()], &[resource::io(0x03f8, 0, 8), resource::irq(4)]),
-        isa_device("RTC", "PNP0B00", &[], &[resource::io(0x70, 1, 8), resource::irq(8)]),
-    ]
 }

@@ -2,7 +2,8 @@
 
 use super::cpus::local_apic;
 use super::dsdt::ECAM_BASE;
-use super::{InterruptTrigger, Machine};
+use super::machine::Machine;
+use super::profile::InterruptTrigger;
 
 /// Length of the header that every table but the FACS has.
 pub(super) const HEADER_LEN: usize = 36;

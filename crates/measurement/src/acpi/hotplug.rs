@@ -15,6 +15,7 @@ pub(super) enum LabelAnswer {
 }
 
 const LOCK: &str = "BLCK";
+const LOCK_PATH: &str = "\\_SB.PCI0.BLCK";
 
 pub(super) fn registers(answer: LabelAnswer) -> Aml {
     let region = |name: &'static str, offset: u16, units: &[FieldUnit]| {
@@ -59,6 +60,11 @@ pub(super) fn registers(answer: LabelAnswer) -> Aml {
             label_method(answer),
         ],
     )
+}
+
+/// What a hot-plug event does when there is a bus to visit.
+pub(super) fn visit_all() -> Vec<Aml> {
+    vec![aml::acquire(LOCK_PATH), aml::path("\\_SB.PCI0.PCNT"), aml::release(LOCK_PATH)]
 }
 
 /// Tells whether a slot has an index, and which.

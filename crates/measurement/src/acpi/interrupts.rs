@@ -1,7 +1,7 @@
 //! Interrupt routing of the q35 machine in the DSDT.
 
-use super::InterruptTrigger;
 use super::aml::{self, Aml};
+use super::profile::InterruptTrigger;
 use super::resource;
 
 const SLOTS: u32 = 32;

@@ -1,7 +1,7 @@
 //! Resource descriptors (ACPI 6.5, section 6.4) inside a `ResourceTemplate`.
 
-use super::InterruptTrigger;
 use super::aml::{Aml, buffer};
+use super::profile::InterruptTrigger;
 
 /// A list of descriptors with its end tag; QEMU leaves the checksum zero.
 pub(super) fn template(descriptors: &[Vec<u8>]) -> Aml {
@@ -16,6 +16,11 @@ pub(super) fn io(port: u16, alignment: u8, len: u8) -> Vec<u8> {
 /// One legacy interrupt line.
 pub(super) fn irq(line: u8) -> Vec<u8> {
     [&[0x22], (1_u16 << line).to_le_bytes().as_slice()].concat()
+}
+
+/// One legacy interrupt line that devices share: level triggered, active low.
+pub(super) fn shared_irq(line: u8) -> Vec<u8> {
+    [&[0x23], (1_u16 << line).to_le_bytes().as_slice(), &[0x18]].concat()
 }
 
 /// Shared, active high interrupts.
@@ -45,9 +50,9 @@ const MEMORY: u8 = 0;
 /// Minimum and maximum are fixed.
 const FIXED: u8 = 0x0c;
 
-/// The 256 bus numbers of the host bridge.
-pub(super) fn bus_numbers() -> Vec<u8> {
-    word(BUS_NUMBERS, 0, 0, 0xff)
+/// Bus numbers `first..=last` of a host bridge.
+pub(super) fn bus_numbers(first: u8, last: u8) -> Vec<u8> {
+    word(BUS_NUMBERS, 0, first.into(), last.into())
 }
 
 /// I/O ports `start..=end` forwarded by the host bridge.

@@ -8,15 +8,21 @@ use std::time::{Duration, Instant};
 use dstack_measurement::QemuVersion;
 use dstack_measurement::acpi::AcpiTables;
 
-const PROGRAM: &str = "qemu-system-x86_64";
+/// The installed QEMU.
+pub(crate) const INSTALLED: &str = "qemu-system-x86_64";
 const FW_CFG_DIRECTORY: u16 = 0x19;
 /// Guest memory used for transfers.
 const SCRATCH: u64 = 0x10_0000;
 const DATA: u64 = SCRATCH + 0x1000;
 
-/// Version of the installed QEMU, if there is one.
-pub(crate) fn installed_version() -> Option<QemuVersion> {
-    let output = Command::new(PROGRAM).arg("--version").output().ok()?;
+/// `tcg`, unless `DSTACK_ORACLE_ACCEL` says `kvm`: for what an emulated machine cannot have.
+pub(crate) fn accelerator() -> String {
+    std::env::var("DSTACK_ORACLE_ACCEL").unwrap_or_else(|_| "tcg".to_owned())
+}
+
+/// Version of the QEMU at `program`, if there is one.
+pub(crate) fn version_of(program: &str) -> Option<QemuVersion> {
+    let output = Command::new(program).arg("--version").output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     text.split_whitespace().skip_while(|word| *word != "version").nth(1)?.parse().ok()
 }
@@ -36,13 +42,13 @@ impl Drop for Qemu {
 
 impl Qemu {
     /// Starts QEMU with the CPUs stopped.
-    pub(crate) fn start(arguments: &[String]) -> Self {
+    pub(crate) fn start(program: &str, arguments: &[String]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("qtest");
         let listener = UnixListener::bind(&path).unwrap();
         listener.set_nonblocking(true).unwrap();
-        let mut child = Command::new(PROGRAM)
-            .args(["-accel", "tcg", "-S", "-display", "none", "-qtest-log", "none", "-qtest", &format!("unix:{}", path.display())])
+        let mut child = Command::new(program)
+            .args(["-accel", &accelerator(), "-S", "-display", "none", "-qtest-log", "none", "-qtest", &format!("unix:{}", path.display())])
             .args(arguments)
             .stdin(Stdio::null())
             .spawn()
