@@ -10,9 +10,12 @@ use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use time::OffsetDateTime;
 
 use crate::{
-    CertKey,
+    CertKey, RaTlsCertificate,
     extension::{Extension, usage},
 };
+
+/// How usages of a KMS start.
+const KMS_USAGES: &str = "kms:";
 
 /// A certificate that cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +32,12 @@ pub enum AuthorityError {
     /// The authority's certificate cannot be read, or belongs to another key.
     #[error("certificate of the authority does not belong to its key")]
     KeyMismatch,
+    /// An application's authority makes application certificates only.
+    #[error("an application's authority cannot issue a certificate with usage {usage:?}")]
+    Usage {
+        /// The usage asked for.
+        usage: String,
+    },
     /// A name, key or certificate that the encoder refuses.
     #[error("encoding a certificate for {subject:?}")]
     Encode {
@@ -119,6 +128,9 @@ pub struct CertificateAuthority {
     certificate: CertificateDer<'static>,
     pem: String,
     spki: Vec<u8>,
+    /// Last second, Unix seconds.
+    not_after: i64,
+    is_application: bool,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -149,14 +161,15 @@ impl CertificateAuthority {
 
     fn assemble(certificate: CertificateDer<'static>, key: CertKey) -> Result<Self, AuthorityError> {
         let spki = key.spki_der();
-        let of_certificate = x509_parser::parse_x509_certificate(&certificate).ok().map(|(_, parsed)| parsed.public_key().raw.to_vec());
-        if of_certificate.as_deref() != Some(spki.as_slice()) {
+        let parsed = RaTlsCertificate::parse(&certificate).map_err(|_| AuthorityError::KeyMismatch)?;
+        if parsed.spki_der() != spki {
             return Err(AuthorityError::KeyMismatch);
         }
+        let (not_after, is_application) = (parsed.not_after(), parsed.usage() == Some(usage::APP_CA));
         let issuer = Issuer::from_ca_cert_der(&certificate, key.into_pair())
             .map_err(|source| AuthorityError::Encode { subject: "authority".to_owned(), source })?;
         let pem = to_pem(&certificate);
-        Ok(Self { certificate, pem, spki, issuer })
+        Ok(Self { certificate, pem, spki, not_after, is_application, issuer })
     }
 
     /// Certificate, DER.
@@ -194,7 +207,9 @@ impl CertificateAuthority {
         Self::assemble(certificate.der().clone(), key)
     }
 
-    /// A leaf for the key `spki_der`.
+    /// A leaf for the key `spki_der`, which ends with this authority at the latest.
+    ///
+    /// Errors: [`AuthorityError::Usage`] where an application's authority is asked for a certificate of the KMS.
     pub fn issue_leaf(
         &self,
         spki_der: &[u8],
@@ -202,8 +217,12 @@ impl CertificateAuthority {
         validity: Validity,
     ) -> Result<CertificateDer<'static>, AuthorityError> {
         let encode = |source| AuthorityError::Encode { subject: profile.common_name.clone(), source };
+        if let Some(usage) = profile.usage.as_ref().filter(|usage| self.is_application && usage.starts_with(KMS_USAGES)) {
+            return Err(AuthorityError::Usage { usage: usage.clone() });
+        }
         let spki = SubjectPublicKeyInfo::from_der(spki_der).map_err(encode)?;
-        let params = leaf_params(profile, validity)?;
+        let last = u64::try_from(self.not_after).unwrap_or(u64::MAX);
+        let params = leaf_params(profile, Validity { not_after: validity.not_after.min(last), ..validity })?;
         params.signed_by(&spki, &self.issuer).map(|certificate| certificate.der().clone()).map_err(encode)
     }
 }

@@ -1,10 +1,13 @@
 //! A certificate a peer showed.
 
+use std::io::Read as _;
+
 use dstack_api::UserFacing;
 use dstack_attestation::{
     Attestation, ContentType, Endorsements, EnvelopeError, Evidence, ReportData, VerifiedEvidence, Verifier, VerifyError, report_data,
 };
 use dstack_manifest::AppId;
+use flate2::read::GzDecoder;
 
 use crate::{
     AppInfo,
@@ -14,6 +17,10 @@ use crate::{
 /// Largest certificate that is parsed.
 const MAX_CERTIFICATE_BYTES: usize = 256 << 10;
 const MAX_LOG_BYTES: usize = 256 << 10;
+/// Before a gzip stream in the event log extension.
+const COMPRESSED_LOG: &[u8] = b"ELGZv1";
+/// Largest log that is unpacked.
+const MAX_UNPACKED_LOG_BYTES: u64 = 16 << 10;
 
 /// Bytes that are not a usable certificate. The peer is at fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -41,6 +48,16 @@ pub enum CertificateError {
     Evidence {
         /// Why.
         reason: String,
+    },
+    /// Out of its dates.
+    #[error("certificate is valid from {not_before} to {not_after}, it is {now} now (Unix seconds)")]
+    Dates {
+        /// First second.
+        not_before: i64,
+        /// Last second.
+        not_after: i64,
+        /// The clock given.
+        now: u64,
     },
     /// Evidence of a platform this release does not verify.
     #[error("evidence inside the certificate")]
@@ -90,6 +107,7 @@ pub fn ra_tls_report_data(spki_der: &[u8]) -> ReportData {
 pub struct RaTlsCertificate {
     spki: Vec<u8>,
     payloads: Vec<(Extension, Vec<u8>)>,
+    not_before: i64,
     not_after: i64,
 }
 
@@ -114,7 +132,9 @@ impl RaTlsCertificate {
             let payload = unwrap(first.value).ok_or(CertificateError::Extension { oid, fault: "not an OCTET STRING" })?;
             payloads.push((extension, payload.to_vec()));
         }
-        Ok(Self { spki: certificate.public_key().raw.to_vec(), payloads, not_after: certificate.validity().not_after.timestamp() })
+        let validity = certificate.validity();
+        let (not_before, not_after) = (validity.not_before.timestamp(), validity.not_after.timestamp());
+        Ok(Self { spki: certificate.public_key().raw.to_vec(), payloads, not_before, not_after })
     }
 
     /// SubjectPublicKeyInfo, DER.
@@ -127,6 +147,17 @@ impl RaTlsCertificate {
     #[must_use]
     pub fn not_after(&self) -> i64 {
         self.not_after
+    }
+
+    /// Whether the certificate is valid at `now` (Unix seconds).
+    ///
+    /// TLS looks at a chain's dates when it verifies the chain; a resumed session brings the chain of an earlier day.
+    pub fn check_dates(&self, now: u64) -> Result<(), CertificateError> {
+        let seconds = i64::try_from(now).unwrap_or(i64::MAX);
+        if (self.not_before..=self.not_after).contains(&seconds) {
+            return Ok(());
+        }
+        Err(CertificateError::Dates { not_before: self.not_before, not_after: self.not_after, now })
     }
 
     /// Payload of an extension.
@@ -189,13 +220,24 @@ impl RaTlsCertificate {
 
 fn parse_log(payload: &[u8]) -> Result<Vec<dstack_event_log::Event>, CertificateError> {
     let refused = |reason: &str| CertificateError::Evidence { reason: reason.to_owned() };
-    if payload.starts_with(b"ELGZv1") {
-        return Err(refused("compressed event logs are not implemented"));
-    }
-    if payload.len() > MAX_LOG_BYTES {
+    let unpacked;
+    let text = match payload.strip_prefix(COMPRESSED_LOG) {
+        Some(compressed) => {
+            let mut text = Vec::new();
+            let read = GzDecoder::new(compressed).take(MAX_UNPACKED_LOG_BYTES + 1).read_to_end(&mut text);
+            read.map_err(|_| refused("the compressed event log is malformed"))?;
+            if text.len() as u64 > MAX_UNPACKED_LOG_BYTES {
+                return Err(refused("the compressed event log is longer than 16 KiB"));
+            }
+            unpacked = text;
+            unpacked.as_slice()
+        }
+        None => payload,
+    };
+    if text.len() > MAX_LOG_BYTES {
         return Err(refused("the event log is too long"));
     }
-    serde_json::from_slice(payload).map_err(|error| CertificateError::Evidence { reason: error.to_string() })
+    serde_json::from_slice(text).map_err(|error| CertificateError::Evidence { reason: error.to_string() })
 }
 
 /// A peer whose evidence holds and binds the key of its certificate.

@@ -6,8 +6,9 @@
 //! - [`CertificateAuthority`]: root, temporary and application authorities, and the leaves they issue;
 //! - [`CertRequest`]: what a guest asks to be signed;
 //! - [`RaTlsCertificate`]: what a peer showed, unverified, and [`RaTlsCertificate::verify`];
-//! - [`tls`]: rustls configurations for both ends;
-//! - [`collateral`]: the vendor's collateral, from a collateral service, cached.
+//! - [`collateral`]: the vendor's collateral, from a collateral service, cached;
+//! - [`EvidenceVerifier`]: from what a peer shows to verified evidence, each content once;
+//! - [`tls`]: rustls configurations for both ends.
 
 mod app_info;
 mod authority;
@@ -17,6 +18,8 @@ mod csr;
 mod extension;
 mod key;
 pub mod tls;
+mod verdicts;
+mod verification;
 
 pub use app_info::AppInfo;
 pub use authority::{AuthorityError, CaProfile, CertificateAuthority, LeafProfile, Validity};
@@ -24,3 +27,4 @@ pub use certificate::{CertificateError, PeerError, RaTlsCertificate, VerifiedPee
 pub use csr::{CertConfig, CertRequest, CsrError, RequestBody};
 pub use extension::{Extension, usage};
 pub use key::{CertKey, KeyError};
+pub use verification::{EvidenceVerifier, Refusal, VerificationLimits};

@@ -15,7 +15,7 @@ use dstack_api::{
 use dstack_attestation::{Attestation, MrScope, VerifiedEvidence};
 use dstack_authorization::{AuthorizedBoot, Authorizer};
 use dstack_manifest::AppId;
-use dstack_ra_tls::{CertRequest, LeafProfile, RaTlsCertificate, RequestBody};
+use dstack_ra_tls::{CertRequest, EvidenceVerifier, LeafProfile, RaTlsCertificate, Refusal as PeerRefusal, RequestBody};
 use dstack_rpc::Caller;
 
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
     cert_policy::CertificateRules,
     key_store::KeyStore,
     release::{self, ReleaseError},
-    verification::{Refusal, Verification},
+    verification::{self, Refusal},
 };
 
 /// What to do without the absent calls.
@@ -33,7 +33,7 @@ const POINTER: &str = "run one KMS per key hierarchy and back up its cert_dir; s
 pub struct Kms {
     pub(crate) store: KeyStore,
     pub(crate) authorizer: Authorizer,
-    pub(crate) verification: Verification,
+    pub(crate) verification: EvidenceVerifier,
     pub(crate) rules: CertificateRules,
     pub(crate) audit: Audit,
 }
@@ -46,7 +46,7 @@ impl KmsRpc for Kms {
         if request.api_version > 1 {
             return Err(unsupported_version(request.api_version));
         }
-        let verdict = self.verification.of_certificate(caller.tls_chain.first(), &request.vm_config, unix_now()).await;
+        let verdict = verification::of_certificate(&self.verification, caller.tls_chain.first(), &request.vm_config, unix_now()).await;
         let (evidence, boot) = self.admit(&call, verdict, MrScope::Runtime)?;
         let keys = release::release_keys(&self.store, &boot).map_err(|error| own_failure(&call, &error))?;
         self.audit.released(&call, &boot, &evidence);
@@ -100,9 +100,9 @@ impl KmsRpc for Kms {
             other => return Err(unsupported_version(other)),
         };
         let now = unix_now();
-        let csr =
-            CertRequest::verify(version, &request.csr, &request.signature).map_err(|error| self.refuse(&call, &error.into(), None))?;
-        let verdict = self.verification.of_request(&csr, &request.vm_config, now).await;
+        let csr = CertRequest::verify(version, &request.csr, &request.signature)
+            .map_err(|error| self.refuse(&call, &PeerRefusal::from(error).into(), None))?;
+        let verdict = verification::of_request(&self.verification, &csr, &request.vm_config, now).await;
         let (evidence, boot) = self.admit(&call, verdict, MrScope::BootTime)?;
         let (mut profile, validity) = self.rules.apply(&csr.config, now, self.root_end()).map_err(|refusal| {
             self.audit.refused(&call, &refusal, Some(&evidence));

@@ -15,7 +15,6 @@ mod bootstrap;
 mod cert_policy;
 pub mod config;
 mod domain;
-mod evidence_cache;
 mod key_store;
 mod release;
 mod server;

@@ -13,7 +13,7 @@ use dstack_attestation::{Policy, TrustAnchorError, TrustAnchors, Verifier};
 use dstack_attester::{Attester, AttesterError};
 use dstack_authorization::{AllowListError, Authorizer, WatchedAllowList};
 use dstack_ra_tls::{
-    AuthorityError, CertKey, CertificateAuthority, LeafProfile, Validity,
+    AuthorityError, CertKey, CertificateAuthority, EvidenceVerifier, LeafProfile, Validity, VerificationLimits,
     collateral::{CollateralClient, FetchError},
     ra_tls_report_data,
     tls::{self, Identity},
@@ -30,7 +30,6 @@ use crate::{
     domain::Domain,
     key_store::{self, KeyStore, KeyStoreError},
     release::pem_of,
-    verification::Verification,
 };
 
 /// Calls that change nothing and carry nothing secret.
@@ -129,7 +128,12 @@ impl Server {
         let identity = renew_rpc_certificate(&store, &settings, attest, now)?;
         let config = tls::server(&identity, store.temp.certificate_der()).map_err(|error| StartError::Tls { reason: error.to_string() })?;
         let listener = Listener::tls(settings.file.listen, config).await?;
-        let verification = Verification::new(verifier, collateral, settings.file.max_verifications, settings.file.verified_cache_entries);
+        let limits = VerificationLimits {
+            concurrent: settings.file.max_verifications,
+            verdicts: settings.file.verified_cache_entries,
+            ..VerificationLimits::default()
+        };
+        let verification = EvidenceVerifier::new(verifier, collateral, limits);
         let max_seconds = u64::from(settings.file.max_certificate_days) * 24 * 3600;
         let rules = CertificateRules { kms_domain: settings.domain, max_seconds };
         let kms = Kms { store, authorizer, verification, rules, audit: Audit::new() };

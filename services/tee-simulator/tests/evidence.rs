@@ -65,8 +65,8 @@ async fn guest_evidence_is_verified_and_says_simulated() {
 
     let quoted = attester.quote(&nonce, &sys_config(&world)).unwrap();
 
-    let endorsements =
-        CollateralClient::new(&format!("http://{}", addresses.collateral)).unwrap().endorsements(&quoted.quote).await.unwrap();
+    let collateral = CollateralClient::new(&format!("http://{}", addresses.collateral)).unwrap();
+    let endorsements = collateral.with_anchors(simulated(&addresses.root_pem)).endorsements(&quoted.quote).await.unwrap();
     let mut evidence = Evidence::from(quoted.attestation.clone());
     evidence.app_compose = Some(APP_COMPOSE.to_vec());
     let verifier = Verifier::new(simulated(&addresses.root_pem), Policy::strict());
@@ -116,8 +116,8 @@ async fn certificate_with_stripped_evidence_is_verified_and_binds_its_key() {
 
     let (good, foreign) = (issue(&key), issue(&other_key));
 
-    let endorsements =
-        CollateralClient::new(&format!("http://{}", addresses.collateral)).unwrap().endorsements(&quoted.quote).await.unwrap();
+    let collateral = CollateralClient::new(&format!("http://{}", addresses.collateral)).unwrap();
+    let endorsements = collateral.with_anchors(simulated(&addresses.root_pem)).endorsements(&quoted.quote).await.unwrap();
     let verifier = Verifier::new(simulated(&addresses.root_pem), Policy::strict());
     let peer = RaTlsCertificate::parse(&good).unwrap().verify(&verifier, &endorsements, unix_now(), "").unwrap();
     assert_eq!(peer.evidence().claims().compose_hash, Some(ComposeHash::of(APP_COMPOSE)));

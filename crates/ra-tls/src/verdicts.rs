@@ -1,0 +1,100 @@
+//! Verdicts by content, so that the same evidence is verified once.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use dstack_attestation::VerifiedEvidence;
+use sha2::{Digest as _, Sha256};
+
+/// SHA-256 over everything a verification looks at that came from outside: what the peer sent, and the collateral.
+///
+/// Anchors and policy are not in it: a cache belongs to one verifier, whose anchors and policy never change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct ContentKey([u8; 32]);
+
+impl ContentKey {
+    /// `parts`: each counts with its length, so that no two lists collide.
+    pub(crate) fn of(parts: &[&[u8]]) -> Self {
+        let mut hash = Sha256::new();
+        for part in parts {
+            hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+            hash.update(part);
+        }
+        Self(hash.finalize().into())
+    }
+}
+
+struct Entry {
+    evidence: Arc<VerifiedEvidence>,
+    /// Unix seconds; not used from then on.
+    use_until: u64,
+    used: u64,
+}
+
+#[derive(Default)]
+struct Entries {
+    by_key: HashMap<ContentKey, Entry>,
+    uses: u64,
+}
+
+/// At most `capacity` verdicts; the one unused for longest goes first. Refusals are not remembered.
+pub(crate) struct VerdictCache {
+    capacity: usize,
+    max_age: u64,
+    entries: Mutex<Entries>,
+}
+
+impl VerdictCache {
+    /// `max_age`: seconds after the verification at which a verdict ends, if nothing else ends it before.
+    pub(crate) fn new(capacity: usize, max_age: u64) -> Self {
+        Self { capacity, max_age, entries: Mutex::default() }
+    }
+
+    /// The verdict of the same content, if it still holds at `now`.
+    pub(crate) fn find(&self, key: &ContentKey, now: u64) -> Option<Arc<VerifiedEvidence>> {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.uses += 1;
+        let used = entries.uses;
+        let entry = entries.by_key.get_mut(key)?;
+        if now >= entry.use_until || now < entry.evidence.verified_at() {
+            entries.by_key.remove(key);
+            return None;
+        }
+        entry.used = used;
+        Some(Arc::clone(&entry.evidence))
+    }
+
+    /// Remembers a verdict until its collateral or the certificate it came in (`not_after`, Unix seconds) ends.
+    pub(crate) fn insert(&self, key: ContentKey, evidence: &Arc<VerifiedEvidence>, not_after: Option<u64>) {
+        let use_until = evidence
+            .verified_at()
+            .saturating_add(self.max_age)
+            .min(evidence.collateral_expires_at())
+            .min(not_after.map_or(u64::MAX, |last| last.saturating_add(1)));
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.uses += 1;
+        let used = entries.uses;
+        if self.capacity == 0 {
+            return;
+        }
+        while entries.by_key.len() >= self.capacity && !entries.by_key.contains_key(&key) {
+            let oldest = entries.by_key.iter().min_by_key(|(_, entry)| entry.used).map(|(key, _)| *key);
+            let Some(oldest) = oldest else { return };
+            entries.by_key.remove(&oldest);
+        }
+        entries.by_key.insert(key, Entry { evidence: Arc::clone(evidence), use_until, used });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_do_not_run_into_each_other() {
+        assert_ne!(ContentKey::of(&[b"ab", b"c"]), ContentKey::of(&[b"a", b"bc"]));
+        assert_ne!(ContentKey::of(&[b"ab"]), ContentKey::of(&[b"ab", b""]));
+    }
+}

@@ -1,0 +1,246 @@
+//! From what a peer shows to verified evidence, with everything that can be remembered remembered.
+//!
+//! The same content is verified once: a verdict is kept under the hash of what the peer sent and of the collateral it was judged with,
+//! and ends with the collateral, with the certificate it came in, or after [`VerificationLimits::max_age`], whichever is first. New
+//! collateral, another byte in the certificate, another configuration: another verification.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use dstack_api::UserFacing;
+use dstack_attestation::{Evidence, ReportData, VerifiedEvidence, Verifier, VerifyError};
+use tokio::sync::Semaphore;
+
+use crate::{
+    CertRequest, CertificateError, CsrError, RaTlsCertificate,
+    collateral::{CollateralClient, FetchError, Platform},
+    ra_tls_report_data,
+    verdicts::{ContentKey, VerdictCache},
+};
+
+/// Most platforms that handshakes may ask to be fetched.
+const MAX_WANTED: usize = 16;
+
+/// Why a peer is not believed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The certificate cannot be used.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    /// It carries no evidence.
+    #[error("the peer's certificate carries no evidence")]
+    NoEvidence,
+    /// The certificate request cannot be used.
+    #[error(transparent)]
+    Request(#[from] CsrError),
+    /// There is no collateral, so nothing can be said.
+    #[error("collateral of the peer's platform")]
+    Collateral(#[from] FetchError),
+    /// A handshake cannot wait for collateral; see [`EvidenceVerifier::with_collateral`].
+    #[error("collateral of platform {} is not at hand", hex::encode(.0.fmspc()))]
+    CollateralNotAtHand(Platform),
+    /// The evidence is refused.
+    #[error(transparent)]
+    Evidence(#[from] VerifyError),
+    /// Our own fault.
+    #[error("the verification broke off")]
+    BrokeOff,
+}
+
+impl Refusal {
+    /// Whether nothing is known against the peer: the question could not be decided.
+    #[must_use]
+    pub fn is_undecided(&self) -> bool {
+        match self {
+            Self::Collateral(error) => !matches!(error, FetchError::Quote(_) | FetchError::Platform(_)),
+            Self::CollateralNotAtHand(_) | Self::BrokeOff => true,
+            _ => false,
+        }
+    }
+}
+
+impl UserFacing for Refusal {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Certificate(_) => "ra-tls/certificate",
+            Self::NoEvidence => "ra-tls/no-evidence",
+            Self::Request(_) => "ra-tls/certificate-request",
+            Self::Collateral(error) => error.code(),
+            Self::CollateralNotAtHand(_) => "collateral/not-at-hand",
+            Self::Evidence(error) => error.code(),
+            Self::BrokeOff => "rpc/internal",
+        }
+    }
+
+    fn fix(&self) -> String {
+        match self {
+            Self::Certificate(_) | Self::NoEvidence => "connect with an RA-TLS certificate of this release".to_owned(),
+            Self::Request(_) => "send the SCALE request and the signature by its key, version 1 or 2".to_owned(),
+            Self::Collateral(error) => error.fix(),
+            Self::CollateralNotAtHand(_) => "try again".to_owned(),
+            Self::Evidence(error) => error.fix(),
+            Self::BrokeOff => "read the service's log; this is a defect worth reporting".to_owned(),
+        }
+    }
+}
+
+/// What an [`EvidenceVerifier`] remembers and does at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VerificationLimits {
+    /// Verifications at a time; more wait.
+    pub concurrent: usize,
+    /// Verdicts remembered.
+    pub verdicts: usize,
+    /// A verdict is used at most this long.
+    pub max_age: Duration,
+}
+
+impl Default for VerificationLimits {
+    /// Two at a time, 1024 verdicts, ten minutes.
+    fn default() -> Self {
+        Self { concurrent: 2, verdicts: 1024, max_age: Duration::from_secs(600) }
+    }
+}
+
+/// Verifies peers with cached collateral and remembers the verdicts.
+pub struct EvidenceVerifier {
+    verifier: Verifier,
+    collateral: CollateralClient,
+    verdicts: VerdictCache,
+    slots: Semaphore,
+    wanted: Mutex<Vec<Platform>>,
+}
+
+impl std::fmt::Debug for EvidenceVerifier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EvidenceVerifier").field("collateral", &self.collateral).finish_non_exhaustive()
+    }
+}
+
+/// What is judged: evidence, the report data it must have, and the content it came in.
+struct Case<'a> {
+    evidence: Evidence,
+    expected: Option<ReportData>,
+    /// Everything the peer sent that the verification looks at.
+    content: [&'a [u8]; 3],
+    /// Last second of the certificate it came in.
+    not_after: Option<u64>,
+}
+
+impl EvidenceVerifier {
+    /// Verdicts of `verifier`; collateral of `collateral`, under the same roots.
+    #[must_use]
+    pub fn new(verifier: Verifier, collateral: CollateralClient, limits: VerificationLimits) -> Self {
+        let collateral = collateral.with_anchors(verifier.anchors().clone());
+        let verdicts = VerdictCache::new(limits.verdicts, limits.max_age.as_secs());
+        Self { verifier, collateral, verdicts, slots: Semaphore::new(limits.concurrent.max(1)), wanted: Mutex::default() }
+    }
+
+    /// The collateral in use.
+    #[must_use]
+    pub fn collateral(&self) -> &CollateralClient {
+        &self.collateral
+    }
+
+    /// Verifies the evidence in a TLS certificate, that it binds the certificate's key, and that the certificate is valid at `now`.
+    ///
+    /// A connection that resumed a session shows the certificate of the handshake it resumes: it is judged like any other.
+    /// `vm_config`: the peer's configuration from elsewhere, used instead of the one inside when not empty. `now`: Unix seconds.
+    pub async fn of_certificate(&self, leaf: &[u8], vm_config: &str, now: u64) -> Result<Arc<VerifiedEvidence>, Refusal> {
+        let case = certificate_case(leaf, vm_config, now)?;
+        self.verify(case, now).await
+    }
+
+    /// Verifies the evidence in a certificate request and that it binds the request's key.
+    pub async fn of_request(&self, request: &CertRequest, vm_config: &str, now: u64) -> Result<Arc<VerifiedEvidence>, Refusal> {
+        let evidence = with_config(request.evidence()?, vm_config);
+        let encoded = request.encode();
+        let case = Case {
+            evidence,
+            expected: Some(ra_tls_report_data(&request.pubkey)),
+            content: [b"request", &encoded, vm_config.as_bytes()],
+            not_after: None,
+        };
+        self.verify(case, now).await
+    }
+
+    /// [`EvidenceVerifier::of_certificate`] without waiting: only with collateral that is in the cache, for use inside a handshake.
+    ///
+    /// Errors: [`Refusal::CollateralNotAtHand`] is remembered for [`EvidenceVerifier::with_collateral`].
+    pub fn of_certificate_at_hand(&self, leaf: &[u8], now: u64) -> Result<Arc<VerifiedEvidence>, Refusal> {
+        let case = certificate_case(leaf, "", now)?;
+        let platform = self.collateral.platform(&case.evidence.quote)?;
+        let Some(held) = self.collateral.at_hand(platform) else {
+            self.want(platform);
+            return Err(Refusal::CollateralNotAtHand(platform));
+        };
+        let key = key_of(&case, &held.digest);
+        if let Some(verified) = self.verdicts.find(&key, now) {
+            return Ok(verified);
+        }
+        let verified = Arc::new(self.verifier.verify(&case.evidence, &held.endorsements, now, case.expected.as_ref())?);
+        self.verdicts.insert(key, &verified, case.not_after);
+        Ok(verified)
+    }
+
+    /// Runs `call`. If it fails and a handshake of it lacked collateral, fetches that and runs it once more.
+    pub async fn with_collateral<T, E>(&self, call: impl AsyncFn() -> Result<T, E>) -> Result<T, E> {
+        let first = call().await;
+        if first.is_ok() {
+            return first;
+        }
+        let wanted = std::mem::take(&mut *self.wanted.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut found = false;
+        for platform in wanted {
+            found |= self.collateral.held(platform).await.is_ok();
+        }
+        if found { call().await } else { first }
+    }
+
+    fn want(&self, platform: Platform) {
+        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        if wanted.len() < MAX_WANTED && !wanted.contains(&platform) {
+            wanted.push(platform);
+        }
+    }
+
+    async fn verify(&self, case: Case<'_>, now: u64) -> Result<Arc<VerifiedEvidence>, Refusal> {
+        let held = self.collateral.held(self.collateral.platform(&case.evidence.quote)?).await?;
+        let key = key_of(&case, &held.digest);
+        if let Some(verified) = self.verdicts.find(&key, now) {
+            return Ok(verified);
+        }
+        let slot = self.slots.acquire().await.map_err(|_| Refusal::BrokeOff)?;
+        let (verifier, endorsements) = (self.verifier.clone(), Arc::clone(&held.endorsements));
+        let Case { evidence, expected, not_after, .. } = case;
+        let verdict = tokio::task::spawn_blocking(move || verifier.verify(&evidence, &endorsements, now, expected.as_ref()));
+        let verified = Arc::new(verdict.await.map_err(|_| Refusal::BrokeOff)??);
+        drop(slot);
+        self.verdicts.insert(key, &verified, not_after);
+        Ok(verified)
+    }
+}
+
+fn certificate_case<'a>(leaf: &'a [u8], vm_config: &'a str, now: u64) -> Result<Case<'a>, Refusal> {
+    let certificate = RaTlsCertificate::parse(leaf)?;
+    certificate.check_dates(now)?;
+    let evidence = with_config(certificate.evidence()?.ok_or(Refusal::NoEvidence)?, vm_config);
+    Ok(Case {
+        evidence,
+        expected: Some(ra_tls_report_data(certificate.spki_der())),
+        content: [b"certificate", leaf, vm_config.as_bytes()],
+        not_after: u64::try_from(certificate.not_after()).ok(),
+    })
+}
+
+fn with_config(evidence: Evidence, vm_config: &str) -> Evidence {
+    if vm_config.is_empty() { evidence } else { evidence.with_vm_config(vm_config) }
+}
+
+fn key_of(case: &Case<'_>, collateral: &[u8; 32]) -> ContentKey {
+    let [kind, content, vm_config] = case.content;
+    ContentKey::of(&[kind, content, vm_config, collateral])
+}
