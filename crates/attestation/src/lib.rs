@@ -24,6 +24,7 @@ mod platform;
 mod policy;
 mod quote;
 mod report_data;
+pub mod sev_snp;
 mod tdx;
 mod trust;
 mod verified;
