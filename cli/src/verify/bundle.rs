@@ -4,14 +4,16 @@ use std::path::Path;
 
 use dstack_service::fs::write_atomic;
 use dstack_verdict::{Kind, Question, Subject};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::discover::Connection;
 use crate::failure::{Failure, Outcome};
 
 /// Writes evidence and papers into one JSON document that [`Subject::recognise`] reads.
 ///
 /// `bytes`: the evidence as it came. Errors: not writable.
-pub(super) fn save(path: &Path, bytes: &[u8], subject: &Subject, question: &Question, source: &str) -> Outcome {
+pub(super) fn save(path: &Path, bytes: &[u8], subject: &Subject, question: &Question, connection: Option<&Connection>) -> Outcome {
     let internal = |error: serde_json::Error| Failure::new("cli/internal", error.to_string(), "report this defect");
     let mut fields = evidence(bytes, subject);
     if let Some(collateral) = &question.endorsements.collateral {
@@ -23,9 +25,25 @@ pub(super) fn save(path: &Path, bytes: &[u8], subject: &Subject, question: &Ques
     if let Some(challenge) = &question.challenge {
         fields.insert("nonce".to_owned(), hex::encode(&challenge.bytes).into());
     }
-    fields.insert("source".to_owned(), source.into());
+    if let Some(connection) = connection {
+        fields.insert("connection".to_owned(), serde_json::to_value(connection).map_err(internal)?);
+    }
     let text = serde_json::to_vec_pretty(&Value::Object(fields)).map_err(internal)?;
     write_atomic(path, &text, 0o644).map_err(|error| Failure::io("writing", path, &error))
+}
+
+/// The connection that a bundle remembers.
+#[must_use]
+pub(super) fn connection(bytes: &[u8]) -> Option<Connection> {
+    #[derive(Deserialize)]
+    struct Remembered {
+        connection: Option<Connection>,
+    }
+    // Most input is a quote or a report; only JSON can be a bundle.
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return None;
+    }
+    serde_json::from_slice::<Remembered>(bytes).ok()?.connection
 }
 
 /// JSON stays as it came, so that fields of later releases survive; anything else is named by its kind.

@@ -8,6 +8,7 @@
 //! Everything here collects inputs; judging is pure and lives in `dstack-verdict`.
 
 mod bundle;
+mod discover;
 mod options;
 mod papers;
 mod render;
@@ -57,15 +58,22 @@ async fn decide(args: &VerifyArgs, output: Output) -> Outcome<Verdict> {
     let settings = choose_settings(args, &source, &home)?;
     let progress = Progress::new(output);
     let blank = Verdict::blank(&name, &settings.origin, given.now);
-    let bytes = match &source {
+    let (bytes, mut connection) = match &source {
         Source::Url { url, .. } => {
+            let is_asked_for = given.challenge.is_some();
             let challenge = given.challenge.get_or_insert_with(fresh_challenge);
-            let step = progress.step("evidence");
-            let answer = source::fetch(url, challenge).await?;
-            step.done(url);
-            answer
+            let found = discover::discover(url, challenge, &progress).await?;
+            // Evidence that was made for somebody else answers no challenge of ours; the verdict says so. One that the user set must hold.
+            if !found.is_fresh && !is_asked_for {
+                given.challenge = None;
+            }
+            (found.evidence, Some(found.connection))
         }
-        Source::File(path) => options::read_file(path)?,
+        Source::File(path) => {
+            let bytes = options::read_file(path)?;
+            let connection = bundle::connection(&bytes);
+            (bytes, connection)
+        }
     };
     let subject = match subject(&bytes, &given) {
         Ok(subject) => subject,
@@ -80,11 +88,18 @@ async fn decide(args: &VerifyArgs, output: Output) -> Outcome<Verdict> {
         return Ok(verdict);
     }
     papers::fetch_missing(&mut question.endorsements, &subject, &settings, args.offline, &progress).await?;
+    if let Some(connection) = &mut connection {
+        papers::fetch_for_gateway(connection, &settings, args.offline, &progress).await?;
+    }
     if let Some(path) = &args.save {
-        bundle::save(path, &bytes, &subject, &question, &name)?;
+        bundle::save(path, &bytes, &subject, &question, connection.as_ref())?;
         output.note(&format!("Evidence saved; verify it again with `dstack verify {}`.", path.display()));
     }
-    Ok(judge(&subject, &question, &name))
+    let mut verdict = judge(&subject, &question, &name);
+    if let Some(connection) = &connection {
+        discover::judge_connection(&mut verdict, connection, &question);
+    }
+    Ok(verdict)
 }
 
 /// The evidence, with the logs that came in files of their own.

@@ -1,11 +1,13 @@
 //! The vendor's papers for evidence: collateral and certificates, from wherever they are.
 
+use std::sync::Arc;
+
 use dstack_attestation::{Endorsements, QuoteCollateral, UnverifiedQuote};
 use dstack_ra_tls::collateral::CollateralClient;
 use dstack_rpc::system_tls;
 use dstack_verdict::{Kind, Subject, parse_certificates};
 
-use super::{options::Given, settings::Settings};
+use super::{discover::Connection, options::Given, settings::Settings};
 use crate::{
     failure::{Failure, Outcome},
     progress::Progress,
@@ -44,25 +46,41 @@ pub(super) async fn fetch_missing(
 ) -> Outcome {
     match &subject.kind {
         Kind::Td(evidence) if endorsements.collateral.is_none() => {
-            let quote = UnverifiedQuote::parse(&evidence.quote);
-            let platform = quote.and_then(|quote| Ok((quote.fmspc()?, quote.pck_issuer()?)));
-            let (fmspc, issuer) = platform.map_err(|error| {
-                Failure::new("verify/no-platform", error.to_string(), "ask for a quote with an embedded certificate chain")
-            })?;
-            if is_offline {
-                return Err(missing("collateral", "give it with --collateral, or save the evidence with --save"));
-            }
-            let step = progress.step("collateral");
-            let operation = format!("fetching collateral from {}", settings.collateral_url);
-            let client = CollateralClient::new(&settings.collateral_url)?.with_tls(system_tls());
-            let fetched = client.endorsements_for(fmspc, issuer).await.map_err(|error| Failure::from(error).during(operation))?;
-            step.done(&settings.collateral_url);
+            let fetched = fetch_collateral(&evidence.quote, settings, is_offline, progress).await?;
             endorsements.collateral.clone_from(&fetched.collateral);
             Ok(())
         }
         Kind::Sgx(_) if endorsements.collateral.is_none() => Err(missing("collateral", "give it with --collateral")),
         _ => Ok(()),
     }
+}
+
+/// Fetches the collateral of a gateway's machine, where a gateway ends TLS.
+///
+/// Errors: as [`fetch_missing`].
+pub(super) async fn fetch_for_gateway(connection: &mut Connection, settings: &Settings, is_offline: bool, progress: &Progress) -> Outcome {
+    let subject = connection.gateway_subject();
+    let Some(papers) = connection.gateway.as_mut().filter(|papers| papers.collateral.is_none()) else { return Ok(()) };
+    if let Some(Kind::Td(evidence)) = subject.map(|subject| subject.kind) {
+        let fetched = fetch_collateral(&evidence.quote, settings, is_offline, progress).await?;
+        papers.collateral.clone_from(&fetched.collateral);
+    }
+    Ok(())
+}
+
+async fn fetch_collateral(quote: &[u8], settings: &Settings, is_offline: bool, progress: &Progress) -> Outcome<Arc<Endorsements>> {
+    let platform = UnverifiedQuote::parse(quote).and_then(|quote| Ok((quote.fmspc()?, quote.pck_issuer()?)));
+    let (fmspc, issuer) = platform
+        .map_err(|error| Failure::new("verify/no-platform", error.to_string(), "ask for a quote with an embedded certificate chain"))?;
+    if is_offline {
+        return Err(missing("collateral", "give it with --collateral, or save the evidence with --save"));
+    }
+    let step = progress.step("collateral");
+    let operation = format!("fetching collateral from {}", settings.collateral_url);
+    let client = CollateralClient::new(&settings.collateral_url)?.with_tls(system_tls());
+    let fetched = client.endorsements_for(fmspc, issuer).await.map_err(|error| Failure::from(error).during(operation))?;
+    step.done(&settings.collateral_url);
+    Ok(fetched)
 }
 
 fn missing(what: &str, fix: &str) -> Failure {

@@ -3,25 +3,15 @@
 use std::{
     fmt,
     path::{Path, PathBuf},
-    time::Duration,
 };
-
-use dstack_rpc::{Client, Endpoint, system_tls};
-use dstack_verdict::{Challenge, MAX_INPUT_BYTES};
-use http::StatusCode;
 
 use crate::{
     args::VmmArgs,
     failure::{EXIT_USAGE, Failure, Outcome},
     home::Home,
-    output::printable,
     stack::LocalStack,
     vms::{Vmm, agent_url},
 };
-
-const EVIDENCE_PATH: &str = "/.well-known/dstack/evidence";
-/// A quote takes its time under load.
-const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What the user named.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,26 +79,4 @@ async fn is_local_app(url: &str, home: &Home) -> bool {
         .flat_map(|vm| &vm.configuration)
         .flat_map(|configuration| &configuration.ports)
         .any(|mapping| mapping.host_port.to_string() == port)
-}
-
-/// Asks a running app for evidence over `challenge`.
-///
-/// Errors: no answer, or no evidence there.
-pub(super) async fn fetch(url: &str, challenge: &Challenge) -> Outcome<Vec<u8>> {
-    let operation = format!("asking {url} for evidence");
-    let endpoint = Endpoint::parse(url).map_err(|error| Failure::from(error).with_exit(EXIT_USAGE))?;
-    let client = Client::new(endpoint).with_tls(system_tls()).with_timeout(TIMEOUT).with_answer_limit(MAX_INPUT_BYTES);
-    let answer = client
-        .get(&format!("{EVIDENCE_PATH}?nonce={}", hex::encode(&challenge.bytes)))
-        .await
-        .map_err(|error| Failure::from(error).during(operation.clone()))?;
-    if answer.status == StatusCode::NOT_FOUND {
-        let fix = "give the guest agent's address (port 8090 of the VM), or let the app serve this path";
-        return Err(Failure::new("verify/no-evidence", format!("there is no {EVIDENCE_PATH}"), fix).during(operation));
-    }
-    if answer.status != StatusCode::OK {
-        let cause = format!("HTTP {}: {}", answer.status, printable(&String::from_utf8_lossy(&answer.body), 200));
-        return Err(Failure::new("verify/no-evidence", cause, "try again; read the VM's log").during(operation));
-    }
-    Ok(answer.body)
 }

@@ -4,6 +4,7 @@
 //! `nonce`, `source`.
 
 use dstack_attestation::{Evidence, QuoteCollateral};
+use dstack_event_log::Event;
 use serde::Deserialize;
 
 use crate::{
@@ -30,6 +31,16 @@ struct Document {
     nonce: Option<String>,
     source: Option<String>,
     vm_config: Option<String>,
+    /// Of `Info`: JSON text with the log and the document.
+    tcb_info: Option<String>,
+}
+
+/// What `tcb_info` says beside registers, which the quote says better.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct TcbInfo {
+    event_log: Vec<Event>,
+    app_compose: Option<String>,
 }
 
 pub(crate) fn parse(text: &str) -> Result<Subject, InputError> {
@@ -39,6 +50,13 @@ pub(crate) fn parse(text: &str) -> Result<Subject, InputError> {
         && evidence.vm_config.is_empty()
     {
         evidence.vm_config.clone_from(config);
+    }
+    if let (Kind::Td(evidence), Some(info)) = (&mut subject.kind, &document.tcb_info) {
+        let info: TcbInfo = serde_json::from_str(info).unwrap_or_default();
+        if evidence.event_log.is_empty() {
+            evidence.event_log = info.event_log;
+        }
+        evidence.app_compose = evidence.app_compose.take().or(info.app_compose.map(String::into_bytes));
     }
     subject.saved = saved(document)?;
     Ok(subject)
