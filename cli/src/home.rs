@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use dstack_service::directories;
+
 use crate::failure::{Failure, Outcome};
 
 /// `$DSTACK_HOME`, default `$XDG_STATE_HOME/dstack` or `~/.local/state/dstack`.
@@ -14,18 +16,12 @@ fn variable(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
-/// The home of a user who names none.
-fn default_root() -> Option<PathBuf> {
-    let state = variable("XDG_STATE_HOME").map(|state| state.join("dstack"));
-    state.or_else(|| variable("HOME").map(|home| home.join(".local/state/dstack")))
-}
-
 impl Home {
     /// From the environment.
     ///
     /// Errors: none of the variables is set, or the path is not absolute.
     pub(crate) fn from_env() -> Outcome<Self> {
-        let root = variable("DSTACK_HOME").or_else(default_root).ok_or_else(|| {
+        let root = variable("DSTACK_HOME").or_else(directories::state).ok_or_else(|| {
             Failure::usage("stack/no-home", "neither DSTACK_HOME nor HOME is set", "set DSTACK_HOME to a directory for the local stack")
         })?;
         if root.is_relative() {
@@ -69,7 +65,7 @@ impl Home {
     /// Where a new stack looks for OS images: its own store, or the user's default one if only that has any.
     pub(crate) fn images_to_use(&self) -> PathBuf {
         let has_images = |store: &Path| std::fs::read_dir(store).is_ok_and(|mut entries| entries.next().is_some());
-        let default = default_root().map(|root| root.join("images")).filter(|store| has_images(store));
+        let default = directories::state().map(|root| root.join("images")).filter(|store| has_images(store));
         if has_images(&self.images()) { self.images() } else { default.unwrap_or_else(|| self.images()) }
     }
 

@@ -1,8 +1,11 @@
 //! A KMS whose root certificate is known.
 
-use std::{path::Path, sync::Arc, time::SystemTime};
+use std::{path::Path, sync::Arc};
 
-use dstack_api::kms::{AppId as WireAppId, GetMetaResponse, KmsClient};
+use dstack_api::{
+    RpcError,
+    kms::{AppId as WireAppId, GetMetaResponse, KmsClient},
+};
 use dstack_key_hierarchy::{EnvPublicKey, verify_env_key_v1};
 use dstack_manifest::AppId;
 use dstack_rpc::{Client, Endpoint};
@@ -28,8 +31,7 @@ impl Kms {
         let tls = tls.map_err(|error| {
             Failure::new("kms/bad-ca", format!("{}: {error}", ca.display()), "name the PEM file of the KMS's root certificate")
         })?;
-        let endpoint = Endpoint::parse(url)?;
-        let endpoint = if endpoint.base().is_empty() { endpoint.with_base("/prpc") } else { endpoint };
+        let endpoint = Endpoint::parse_service(url)?;
         Ok(Self { client: KmsClient(Client::new(endpoint).with_tls(Arc::new(tls))), root, url: url.to_owned() })
     }
 
@@ -37,7 +39,16 @@ impl Kms {
     ///
     /// Errors: not reachable, or another KMS.
     pub(crate) async fn meta(&self) -> Outcome<GetMetaResponse> {
-        self.client.get_meta(&Default::default()).await.map_err(Failure::rpc)
+        self.client.get_meta(&Default::default()).await.map_err(|error| self.explain(error))
+    }
+
+    /// An error of the KMS's; that it cannot be reached is said in its own name.
+    fn explain(&self, error: RpcError) -> Failure {
+        if error.code != RpcError::UNREACHABLE {
+            return Failure::rpc(error);
+        }
+        let fix = format!("start the KMS at {} (`dstack up` does for a local stack), or check --kms-url", self.url);
+        Failure::new("kms/unreachable", error.message, fix)
     }
 
     /// `key_provider_id` of apps that rely on this KMS: hex SPKI DER of its root.
@@ -54,8 +65,8 @@ impl Kms {
     /// Errors: not reachable, or a signature that is not this KMS's.
     pub(crate) async fn env_key(&self, app_id: &AppId) -> Outcome<EnvPublicKey> {
         let meta = self.meta().await?;
-        let answer =
-            self.client.get_app_env_encrypt_pub_key(&WireAppId { app_id: app_id.as_bytes().to_vec() }).await.map_err(Failure::rpc)?;
+        let request = WireAppId { app_id: app_id.as_bytes().to_vec() };
+        let answer = self.client.get_app_env_encrypt_pub_key(&request).await.map_err(|error| self.explain(error))?;
         let refuse = |what: String| {
             Failure::new(
                 "kms/bad-env-key",
@@ -65,7 +76,7 @@ impl Kms {
         };
         let signer: [u8; 33] = meta.k256_pubkey.as_slice().try_into().map_err(|_| refuse("gave a malformed signing key".into()))?;
         let key: EnvPublicKey = answer.public_key.as_slice().try_into().map_err(|_| refuse("gave a malformed encryption key".into()))?;
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let now = dstack_service::clock::unix_seconds();
         verify_env_key_v1(app_id, (&key, answer.timestamp), &answer.signature_v1, &signer, now)
             .map_err(|error| refuse(format!("gave an encryption key that cannot be trusted: {error}")))?;
         Ok(key)

@@ -171,7 +171,7 @@ pub(crate) fn fields(palette: Palette, rows: &[(&str, String)]) -> String {
 /// Text of another trust domain for a terminal: no control characters, no line breaks, at most `limit` characters.
 #[must_use]
 pub(crate) fn printable(text: &str, limit: usize) -> String {
-    let mut clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(limit).collect();
+    let mut clean: String = dstack_service::text::one_line(text).chars().take(limit).collect();
     if text.chars().count() > limit {
         clean.push('…');
     }

@@ -6,14 +6,12 @@ use std::{
 };
 
 use dstack_api::vmm::PortMapping;
+pub(crate) use dstack_api::wire::AGENT_PORT;
 
 use crate::{
     compose::{ComposePort, Protocol},
     failure::{Failure, Outcome},
 };
-
-/// Where the guest agent answers strangers.
-pub(crate) const AGENT_PORT: u16 = 8090;
 
 /// A wish to publish a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

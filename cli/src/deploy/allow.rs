@@ -33,12 +33,37 @@ impl Permission {
     /// Changes the list.
     ///
     /// Errors: it cannot be changed.
-    pub(crate) fn grant(self) -> Outcome {
-        match self.0 {
-            // Planned anew: another deployment may have changed the list since.
-            Some((list, edits)) => Ok(list.plan(&edits)?.save()?),
-            None => Ok(()),
-        }
+    pub(crate) fn grant(self) -> Outcome<Granted> {
+        let Some((list, edits)) = self.0 else { return Ok(Granted(None)) };
+        // Planned anew: another deployment may have changed the list since.
+        let plan = list.plan(&edits)?;
+        let changes = plan.changes().to_vec();
+        plan.save()?;
+        Ok(Granted(Some((list, changes))))
+    }
+}
+
+/// A permission that was given.
+#[derive(Debug)]
+pub(crate) struct Granted(Option<(AllowListFile, Vec<Change>)>);
+
+impl Granted {
+    /// Takes back what was new: nobody runs what it was for.
+    ///
+    /// Errors: the list cannot be changed.
+    pub(crate) fn take_back(self) -> Outcome {
+        let Some((list, changes)) = self.0 else { return Ok(()) };
+        let opposite = |change: &Change| match change {
+            Change::OsImageAllowed(hash) => Some(Edit::RevokeOsImage { hash: *hash }),
+            Change::AppAdded(app_id, _) => Some(Edit::RevokeApp { app_id: *app_id }),
+            Change::ComposeHashAllowed(app_id, compose_hash) => {
+                Some(Edit::RevokeComposeHash { app_id: *app_id, compose_hash: *compose_hash })
+            }
+            _ => None,
+        };
+        // The last change first: a document goes before its app.
+        let edits: Vec<Edit> = changes.iter().rev().filter_map(opposite).collect();
+        Ok(list.plan(&edits)?.save()?)
     }
 }
 
@@ -83,4 +108,43 @@ pub(crate) fn ask(vmm: &Vmm, subject: &Subject<'_>, is_confirmed: bool, output: 
         ask::confirm("Allow this?")?;
     }
     Ok(Permission(Some((list, edits))))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests panic on purpose")]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn edits(app: u8, hash: u8) -> Vec<Edit> {
+        vec![
+            Edit::AllowOsImage { hash: OsImageHash::new([7; 32]), note: "image".to_owned() },
+            Edit::AllowApp {
+                app_id: AppId::new([app; 20]),
+                compose_hash: ComposeHash::new([hash; 32]),
+                devices: Devices::Any,
+                note: "app".to_owned(),
+            },
+        ]
+    }
+
+    #[test]
+    fn what_is_taken_back_is_what_was_new_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("allow-list.toml");
+        let list = AllowListFile::new(&path);
+        list.plan_create(true).save().unwrap();
+        let empty = fs::read_to_string(&path).unwrap();
+
+        let first = Permission(Some((list.clone(), edits(1, 1)))).grant().unwrap();
+        let one = fs::read_to_string(&path).unwrap();
+        for (app, hash) in [(1, 2), (2, 1), (1, 1)] {
+            Permission(Some((list.clone(), edits(app, hash)))).grant().unwrap().take_back().unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), one, "app {app}, document {hash}");
+        }
+        first.take_back().unwrap();
+
+        assert_eq!(fs::read_to_string(&path).unwrap(), empty);
+    }
 }

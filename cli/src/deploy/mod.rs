@@ -126,7 +126,10 @@ async fn create(vmm: &Vmm, configuration: &VmConfiguration, permission: allow::P
     let created = vmm.api.create_vm(configuration).await;
     let id = created.map_err(|error| vmm.explain(error).during(operation.clone()))?;
     let started = match permission.grant() {
-        Ok(()) => vmm.api.start_vm(&id).await.map(drop).map_err(|error| vmm.explain(error)),
+        Ok(granted) => match vmm.api.start_vm(&id).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(granted.take_back().err().unwrap_or_else(|| vmm.explain(error))),
+        },
         Err(failure) => Err(failure),
     };
     if let Err(failure) = started {
@@ -216,9 +219,9 @@ fn pick_image(images: Vec<ImageInfo>, wanted: Option<&str>, needs_dev: bool) -> 
         let found = images.into_iter().find(|image| image.name == wanted);
         return found.ok_or_else(|| {
             Failure::new(
-                "vmm/unknown-image",
+                "image/not-found",
                 format!("the VMM has no OS image `{wanted}`; {known}"),
-                "list the images with `dstack os list`",
+                "list the images with `dstack os list`, or make one with `dstack os build`",
             )
         });
     }

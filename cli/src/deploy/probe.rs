@@ -1,8 +1,9 @@
 //! Does the app answer?
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use dstack_rpc::{Client, ClientError, Endpoint};
+use dstack_service::clock::unix_millis;
 use http::StatusCode;
 use tokio::time::Instant;
 
@@ -26,9 +27,9 @@ pub(super) async fn wait_for_http(urls: &[String], patience: Duration, step: &mu
                 // A front server is up before what stands behind it.
                 Ok(status @ (StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)) => {
                     step.update(&format!("{url} answers {status}"));
-                    last = Some((url.clone(), status, unix_ms()));
+                    last = Some((url.clone(), status, unix_millis()));
                 }
-                Ok(status) => return Some((url.clone(), status, unix_ms())),
+                Ok(status) => return Some((url.clone(), status, unix_millis())),
                 Err(ClientError::Timeout(_)) => *mute += 1,
                 Err(_) => {}
             }
@@ -44,10 +45,6 @@ pub(super) async fn wait_for_http(urls: &[String], patience: Duration, step: &mu
 async fn ask(url: &str) -> Result<StatusCode, ClientError> {
     let Ok(endpoint) = Endpoint::parse(url) else { return Ok(StatusCode::NOT_FOUND) };
     Ok(Client::new(endpoint).with_timeout(REQUEST_TIMEOUT).get("/").await?.status)
-}
-
-fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

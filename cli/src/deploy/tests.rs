@@ -32,8 +32,8 @@ fn newest_image_of_the_right_flavour_is_taken() {
 fn unknown_image_is_refused_with_those_there_are() {
     let failure = pick_image(images(), Some("dstack-9"), true).unwrap_err();
     insta::assert_snapshot!(failure.report.for_program("dstack").to_string(), @r"
-    dstack: error: the VMM has no OS image `dstack-9`; it has dstack-0.10.0, dstack-dev-0.9.0, dstack-dev-0.10.0, dstack-dev-0.2.0 [vmm/unknown-image]
-      fix:   list the images with `dstack os list`
+    dstack: error: the VMM has no OS image `dstack-9`; it has dstack-0.10.0, dstack-dev-0.9.0, dstack-dev-0.10.0, dstack-dev-0.2.0 [image/not-found]
+      fix:   list the images with `dstack os list`, or make one with `dstack os build`
     ");
 
     let none = pick_image(Vec::new(), None, true).unwrap_err();

@@ -3,7 +3,6 @@
 use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use dstack_os_image::build::{self, BuildOptions, GuestPrograms, LockOptions, Progress as Report, RECIPE_NAME};
@@ -65,7 +64,7 @@ pub(crate) fn build(args: &OsBuildArgs, output: Output) -> Outcome {
 ///
 /// Errors: the archive cannot be reached, or does not have what the recipe asks for.
 pub(crate) fn lock(args: &OsLockArgs, output: Output) -> Outcome {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let now = dstack_service::clock::unix_seconds();
     let options = LockOptions { recipe_dir: recipe(args.recipe.as_deref())?, cache: cache()?, mirrors: None, now };
     let progress = Progress::new(output);
     let mut display = Display { progress: &progress, output, step: None };
@@ -137,10 +136,9 @@ fn recipe(named: Option<&Path>) -> Outcome<PathBuf> {
 }
 
 fn cache() -> Outcome<PathBuf> {
-    let var = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let cache = var("XDG_CACHE_HOME").or_else(|| var("HOME").map(|home| home.join(".cache")));
+    let cache = dstack_service::directories::cache();
     let cache = cache.ok_or_else(|| Failure::usage("os/no-cache", "neither XDG_CACHE_HOME nor HOME is set", "set XDG_CACHE_HOME"))?;
-    Ok(cache.join("dstack/os"))
+    Ok(cache.join("os"))
 }
 
 fn programs(folder: &Path) -> Outcome<GuestPrograms> {

@@ -110,7 +110,10 @@ async fn stop_processes(home: &Home, supervisor: &Supervisor, progress: &Progres
     if running.iter().any(|id| id == super::up::VMM) {
         supervisor.remove(super::up::VMM).await?;
     }
-    supervisor.shut_down().await.or_else(|failure| if failure.report.code == "rpc/unreachable" { Ok(()) } else { Err(failure) })?;
+    supervisor
+        .shut_down()
+        .await
+        .or_else(|failure| if failure.report.code == dstack_api::RpcError::UNREACHABLE { Ok(()) } else { Err(failure) })?;
     let end = Instant::now() + STOP_DEADLINE;
     while supervisor.is_up().await || home.supervisor_socket().exists() {
         if Instant::now() >= end {

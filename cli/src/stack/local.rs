@@ -48,7 +48,7 @@ impl LocalStack {
     pub(crate) fn vmm(&self) -> Outcome<Client> {
         let path = configs::token_file(&self.home);
         let token = std::fs::read_to_string(&path).map_err(|error| Failure::io("reading", &path, &error))?;
-        Ok(Client::new(Endpoint::parse(&self.vmm_url())?.with_base("/prpc")).with_bearer(&token))
+        Ok(Client::new(Endpoint::parse_service(&self.vmm_url())?).with_bearer(&token))
     }
 
     /// Address of the VMM.

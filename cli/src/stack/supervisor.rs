@@ -75,7 +75,7 @@ impl Supervisor {
         match serde_json::from_slice::<Answer<T>>(&answer.body) {
             Ok(Answer::Data(data)) => Ok(data),
             Ok(Answer::Error(error)) => {
-                Err(Failure::new("supervisor/refused", error, "look into supervisor.log in the stack's logs folder"))
+                Err(Failure::new("stack/supervisor-refused", error, "look into supervisor.log in the stack's logs folder"))
             }
             Err(error) => {
                 let cause = format!("the supervisor's answer to {path} is malformed: {error}");

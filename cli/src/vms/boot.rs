@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dstack_api::vmm::VmInfo;
+use dstack_api::{vmm::VmInfo, wire::guest_event};
 use tokio::time::Instant;
 
 use super::Vmm;
@@ -25,7 +25,7 @@ pub(crate) async fn wait_for_boot(vmm: &Vmm, id: &str, deadline: Duration, progr
         if let Some(failure) = failed(&vm) {
             return Err(failure);
         }
-        if vm.boot_progress == "done" {
+        if vm.boot_progress == guest_event::BOOT_DONE {
             step.done("");
             return Ok(vm);
         }

@@ -1,6 +1,9 @@
 //! `dstack info`.
 
-use dstack_api::vmm::VmInfo;
+use dstack_api::{
+    vmm::VmInfo,
+    wire::{EVIDENCE_PATH, guest_event::BOOT_DONE},
+};
 use dstack_manifest::ComposeHash;
 use serde::Serialize;
 
@@ -52,7 +55,7 @@ fn detail(vm: VmInfo) -> Detail {
     Detail {
         ports: configuration.ports.iter().map(describe).collect(),
         urls,
-        evidence_url: agent.map(|url| format!("{url}/.well-known/dstack/evidence?nonce=<hex>")),
+        evidence_url: agent.map(|url| format!("{url}{EVIDENCE_PATH}?nonce=<hex>")),
         timeline,
         compose_hash,
         name: vm.name,
@@ -85,7 +88,7 @@ fn render(palette: Palette, detail: &Detail) -> String {
     if detail.status == "running" {
         rows.push(("uptime", detail.uptime.clone()));
     }
-    if !matches!(detail.boot_progress.as_str(), "" | "done") {
+    if !matches!(detail.boot_progress.as_str(), "" | BOOT_DONE) {
         rows.push(("boot", printable(&detail.boot_progress, 60)));
     }
     if !detail.boot_error.is_empty() {
@@ -109,8 +112,7 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn shows_a_running_vm() {
+    fn running() -> VmInfo {
         let port = |host_port, vm_port| PortMapping { protocol: "tcp".into(), host_port, vm_port, host_address: "127.0.0.1".into() };
         let configuration = VmConfiguration {
             image: "dstack-dev-0.7.0".into(),
@@ -121,7 +123,7 @@ mod tests {
             ports: vec![port(8080, 80), port(39000, 8090)],
             ..Default::default()
         };
-        let vm = VmInfo {
+        VmInfo {
             id: "6f1c0d3e-0000-4000-8000-000000000000".into(),
             name: "hello".into(),
             status: "running".into(),
@@ -130,9 +132,12 @@ mod tests {
             app_id: "5c1e07aa0000000000000000000000000000beef".into(),
             configuration: Some(configuration),
             ..VmInfo::default()
-        };
+        }
+    }
 
-        insta::assert_snapshot!(render(Palette::PLAIN, &detail(vm)), @r"
+    #[test]
+    fn shows_a_running_vm() {
+        insta::assert_snapshot!(render(Palette::PLAIN, &detail(running())), @r"
         hello is running
           VM            6f1c0d3e-0000-4000-8000-000000000000
           app           5c1e07aa0000000000000000000000000000beef
@@ -145,5 +150,38 @@ mod tests {
           URL           http://127.0.0.1:8080/
           evidence      http://127.0.0.1:39000/.well-known/dstack/evidence?nonce=<hex>
         ");
+    }
+
+    #[test]
+    fn scripts_read_these_fields() {
+        insta::assert_json_snapshot!(detail(running()), @r#"
+        {
+          "name": "hello",
+          "id": "6f1c0d3e-0000-4000-8000-000000000000",
+          "status": "running",
+          "boot_progress": "done",
+          "boot_error": "",
+          "uptime": "2m 3s",
+          "started_at_ms": 0,
+          "app_id": "5c1e07aa0000000000000000000000000000beef",
+          "instance_id": null,
+          "compose_hash": "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a",
+          "image": "dstack-dev-0.7.0",
+          "vcpu": 2,
+          "memory_mib": 2048,
+          "disk_gib": 10,
+          "ports": [
+            "127.0.0.1:8080 → 80",
+            "127.0.0.1:39000 → 8090"
+          ],
+          "urls": [
+            "http://127.0.0.1:8080/"
+          ],
+          "evidence_url": "http://127.0.0.1:39000/.well-known/dstack/evidence?nonce=<hex>",
+          "timeline": {
+            "phases": []
+          }
+        }
+        "#);
     }
 }

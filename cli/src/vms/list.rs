@@ -1,6 +1,6 @@
 //! `dstack ps`.
 
-use dstack_api::vmm::VmInfo;
+use dstack_api::{vmm::VmInfo, wire::guest_event::BOOT_DONE};
 use serde::Serialize;
 
 use super::{Vmm, short};
@@ -57,7 +57,7 @@ fn row(vm: VmInfo) -> Row {
 /// One word or short phrase for what the VM is doing.
 fn state(row: &Row) -> String {
     match (row.status.as_str(), row.boot_error.as_str(), row.boot_progress.as_str()) {
-        ("running", "", "done" | "running" | "") => "running".to_owned(),
+        ("running", "", BOOT_DONE | "running" | "") => "running".to_owned(),
         ("running", "", progress) => format!("booting: {}", printable(progress, 30)),
         ("running" | "exited", error, _) if !error.is_empty() => format!("failed: {}", printable(error, 40)),
         (status, ..) => status.to_owned(),
@@ -128,6 +128,28 @@ mod tests {
         broken  6f1c0d3e  failed: KMS denied boot: compose hash is not all…  2m 3s   5c1e07aa  2 / 2048 MiB  127.0.0.1:8080 → 80
         off     6f1c0d3e  stopped                                            2m 3s   5c1e07aa  2 / 2048 MiB  127.0.0.1:8080 → 80
         ");
+    }
+
+    #[test]
+    fn scripts_read_these_fields() {
+        insta::assert_json_snapshot!(vm("hello", "running", "done", ""), @r#"
+        {
+          "name": "hello",
+          "id": "6f1c0d3e-0000-4000-8000-000000000000",
+          "app_id": "5c1e07aa0000000000000000000000000000beef",
+          "instance_id": null,
+          "status": "running",
+          "boot_progress": "done",
+          "boot_error": "",
+          "uptime": "2m 3s",
+          "image": "",
+          "vcpu": 2,
+          "memory_mib": 2048,
+          "ports": [
+            "127.0.0.1:8080 → 80"
+          ]
+        }
+        "#);
     }
 
     #[test]

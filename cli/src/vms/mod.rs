@@ -45,8 +45,7 @@ impl Vmm {
             let local = LocalStack::must_find(&home)?;
             return Ok(Self { api: VmmClient(local.vmm()?), url: local.vmm_url(), local: Some(local) });
         };
-        let endpoint = Endpoint::parse(url)?;
-        let endpoint = if endpoint.base().is_empty() { endpoint.with_base("/prpc") } else { endpoint };
+        let endpoint = Endpoint::parse_service(url)?;
         let mut client = Client::new(endpoint).with_tls(dstack_rpc::system_tls());
         if let Some(path) = &args.token_file {
             let token = std::fs::read_to_string(path).map_err(|error| Failure::io("reading", path, &error))?;
@@ -82,7 +81,7 @@ impl Vmm {
     #[must_use]
     pub(crate) fn explain(&self, error: dstack_api::RpcError) -> Failure {
         let mut failure = Failure::rpc(error);
-        if self.local.is_some() && failure.report.code == "rpc/unreachable" {
+        if self.local.is_some() && failure.report.code == dstack_api::RpcError::UNREACHABLE {
             "stack/down".clone_into(&mut failure.report.code);
             "start the local stack with `dstack up`".clone_into(&mut failure.report.fix);
         }

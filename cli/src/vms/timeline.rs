@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use dstack_api::vmm::{GuestEvent, VmInfo};
+use dstack_api::{
+    vmm::{GuestEvent, VmInfo},
+    wire::guest_event::{BOOT_PROGRESS, BOOT_TIMELINE},
+};
 use serde::Serialize;
 
 use crate::output::{Palette, Tone, printable};
 
 /// Columns of the longest bar.
 const BAR_WIDTH: u64 = 24;
-/// Event with the guest's own marks: `{"<phase>": <ms since its kernel started>}`.
-const GUEST_TIMELINE: &str = "boot.timeline";
-const PROGRESS: &str = "boot.progress";
 
 /// One phase of a boot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -67,7 +67,7 @@ impl Timeline {
 fn host_phases(start: u64, events: &[&GuestEvent]) -> Vec<Phase> {
     let mut phases: Vec<Phase> = Vec::new();
     let (mut name, mut since) = ("firmware, kernel, initrd".to_owned(), start);
-    for event in events.iter().filter(|event| event.event == PROGRESS) {
+    for event in events.iter().filter(|event| event.event == BOOT_PROGRESS) {
         let body = printable(&event.body, 48);
         if body == "booting" || body == name {
             continue;
@@ -80,7 +80,7 @@ fn host_phases(start: u64, events: &[&GuestEvent]) -> Vec<Phase> {
 }
 
 fn guest_phases(events: &[&GuestEvent]) -> Vec<Phase> {
-    let Some(event) = events.iter().rev().find(|event| event.event == GUEST_TIMELINE) else { return Vec::new() };
+    let Some(event) = events.iter().rev().find(|event| event.event == BOOT_TIMELINE) else { return Vec::new() };
     let marks: BTreeMap<String, u64> = serde_json::from_str(&event.body).unwrap_or_default();
     let mut marks: Vec<(String, u64)> = marks.into_iter().take(64).collect();
     marks.sort_by_key(|(_, ms)| *ms);
@@ -113,14 +113,14 @@ mod tests {
 
     fn vm() -> VmInfo {
         let events = vec![
-            event(PROGRESS, "done", 500),
-            event(PROGRESS, "booting", 1010),
-            event(PROGRESS, "requesting app keys", 6200),
-            event(PROGRESS, "mounting data disk", 6900),
-            event(PROGRESS, "starting containers", 14_000),
+            event(BOOT_PROGRESS, "done", 500),
+            event(BOOT_PROGRESS, "booting", 1010),
+            event(BOOT_PROGRESS, "requesting app keys", 6200),
+            event(BOOT_PROGRESS, "mounting data disk", 6900),
+            event(BOOT_PROGRESS, "starting containers", 14_000),
             event("instance.info", "{}", 14_100),
-            event(GUEST_TIMELINE, "{\"initrd\":3200,\"root\":3900,\"evil\\u001b\":4000}", 19_900),
-            event(PROGRESS, "done", 20_000),
+            event(BOOT_TIMELINE, "{\"initrd\":3200,\"root\":3900,\"evil\\u001b\":4000}", 19_900),
+            event(BOOT_PROGRESS, "done", 20_000),
         ];
         VmInfo { started_at_ms: 1000, events, ..VmInfo::default() }
     }

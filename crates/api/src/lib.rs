@@ -8,7 +8,9 @@ pub mod json;
 mod prpc;
 pub mod supervisor;
 pub mod tee_simulator;
+pub mod verifier;
 mod user_facing;
+pub mod wire;
 
 pub use prpc::{Dispatch, Encoding, Payload, RpcError, Transport};
 pub use user_facing::UserFacing;

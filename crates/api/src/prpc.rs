@@ -77,6 +77,9 @@ pub struct RpcError {
 }
 
 impl RpcError {
+    /// Code of a call that did not reach its peer; trying again may help.
+    pub const UNREACHABLE: &str = "rpc/unreachable";
+
     /// An error with its three parts.
     #[must_use]
     pub fn new(code: &str, message: impl Into<String>, fix: impl Into<String>) -> Self {
@@ -111,7 +114,7 @@ impl RpcError {
     /// The peer could not be reached or broke off.
     #[must_use]
     pub fn transport(message: impl Into<String>) -> Self {
-        Self::new("rpc/unreachable", message, "check that the service runs and that its address is right")
+        Self::new(Self::UNREACHABLE, message, "check that the service runs and that its address is right")
     }
 
     /// The service has no such method.

@@ -3,6 +3,7 @@
 //! Nothing here does I/O. A document that is hashed keeps the bytes it was parsed from; it is never written again.
 
 mod app_compose;
+pub mod disk_serial;
 pub mod host_share;
 mod ids;
 mod image;

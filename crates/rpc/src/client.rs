@@ -60,7 +60,7 @@ impl UserFacing for ClientError {
         match self {
             Self::Tls(_) | Self::NoTlsConfig => "rpc/tls",
             Self::AnswerTooLarge(_) => "rpc/answer-too-large",
-            _ => "rpc/unreachable",
+            _ => RpcError::UNREACHABLE,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf, str::FromStr};
 
-use dstack_api::UserFacing;
+use dstack_api::{UserFacing, wire::PRPC_BASE};
 
 /// Where a service listens, with the base path of its calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +86,14 @@ impl Endpoint {
             }
             _ => Err(fail("the scheme is unknown")),
         }
+    }
+
+    /// Reads the address of a service; one without a base path means where services usually answer.
+    ///
+    /// Errors: as [`Self::parse`].
+    pub fn parse_service(address: &str) -> Result<Self, EndpointError> {
+        let endpoint = Self::parse(address)?;
+        Ok(if endpoint.base.is_empty() { endpoint.with_base(PRPC_BASE) } else { endpoint })
     }
 
     /// Base path: leading slash and no trailing one, or empty.
@@ -189,6 +197,9 @@ mod tests {
     #[test]
     fn trailing_slash_of_the_base_is_dropped() {
         assert_eq!(Endpoint::parse("http://h/prpc/").unwrap().base(), "/prpc");
+        assert_eq!(Endpoint::parse("http://h").unwrap().base(), "");
+        assert_eq!(Endpoint::parse_service("http://h").unwrap().base(), "/prpc");
+        assert_eq!(Endpoint::parse_service("http://h/kms").unwrap().base(), "/kms");
         assert_eq!(Endpoint::parse("http://h/").unwrap().base(), "");
     }
 }

@@ -8,14 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Serial of the root file system's disk.
-pub const ROOT_SERIAL: &str = "dstack-rootfs";
-/// Serial of the data disk.
-pub const DATA_SERIAL: &str = "dstack-data";
-/// Serial of the host share.
-pub const SHARE_SERIAL: &str = "dstack-share";
-/// Prefix of the serials of read-only volumes, followed by their index.
-pub const VOLUME_SERIAL_PREFIX: &str = "dstack-vol";
+pub use dstack_manifest::disk_serial::{
+    DATA as DATA_SERIAL, ROOT as ROOT_SERIAL, SHARE as SHARE_SERIAL, VOLUME_PREFIX as VOLUME_SERIAL_PREFIX,
+};
 
 const PROBE_INTERVAL: Duration = Duration::from_millis(5);
 

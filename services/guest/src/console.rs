@@ -14,7 +14,7 @@ pub fn line(message: impl fmt::Display) {
 /// `text` without control characters, so that untrusted text cannot steer the terminal that shows the log.
 #[must_use]
 pub fn printable(text: &str) -> String {
-    text.trim_end().chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    dstack_service::text::one_line(text.trim_end())
 }
 
 #[cfg(test)]

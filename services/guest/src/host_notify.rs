@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use dstack_api::wire::{self, guest_event};
 use nix::sys::{
     socket::{AddressFamily, SockFlag, SockType, VsockAddr, connect, setsockopt, socket, sockopt},
     time::{TimeVal, TimeValLike as _},
@@ -28,7 +29,7 @@ pub struct HostAddress {
 
 impl HostAddress {
     /// CID 2, port 10000: where the host API is unless the host says otherwise.
-    pub const DEFAULT: Self = Self { cid: 2, port: 10_000 };
+    pub const DEFAULT: Self = Self { cid: wire::HOST_CID, port: wire::HOST_API_PORT };
 
     /// Reads `vsock://<cid>:<port>/api`. Anything else is not an address we can speak to.
     #[must_use]
@@ -120,7 +121,7 @@ impl Notifier {
     /// Queues a `boot.progress` notification.
     pub fn progress(&self, what: &str) {
         crate::console::line(what);
-        self.send("boot.progress", what);
+        self.send(guest_event::BOOT_PROGRESS, what);
     }
 
     /// Waits until everything queued so far was sent, at most `patience`.

@@ -75,7 +75,7 @@ fn code_suffix(error: &RpcError) -> String {
 impl KmsAttemptError {
     /// Nobody was there; trying again may help.
     fn is_unreachable(&self) -> bool {
-        matches!(self, Self::Call(error) if error.code == "rpc/unreachable")
+        matches!(self, Self::Call(error) if error.code == RpcError::UNREACHABLE)
     }
 }
 
@@ -130,7 +130,7 @@ impl UserFacing for KmsError {
             "guest/kms-not-pinned" => "use the KMS that app-compose.json names, or deploy the app for this one".to_owned(),
             "guest/kms-refused" => {
                 let given = self.attempts.iter().find_map(|(_, error)| match error {
-                    KmsAttemptError::Call(rpc) if !rpc.fix.is_empty() && rpc.code != "rpc/unreachable" => Some(rpc.fix.clone()),
+                    KmsAttemptError::Call(rpc) if !rpc.fix.is_empty() && rpc.code != RpcError::UNREACHABLE => Some(rpc.fix.clone()),
                     _ => None,
                 });
                 given.unwrap_or_else(|| "ask the KMS's operator; the reason is in its log".to_owned())
@@ -219,8 +219,7 @@ impl KmsDirectory {
     }
 
     async fn connect(&self, url: &str, identity: &KmsIdentity) -> Result<KmsSession, KmsAttemptError> {
-        let endpoint = Endpoint::parse(url).map_err(|error| KmsAttemptError::Address { reason: error.to_string() })?;
-        let endpoint = if endpoint.base().is_empty() { endpoint.with_base("/prpc") } else { endpoint };
+        let endpoint = Endpoint::parse_service(url).map_err(|error| KmsAttemptError::Address { reason: error.to_string() })?;
         let plain = client(&endpoint).with_tls(tls::danger_unverified_client()?);
         let authorities = KmsClient(plain).get_temp_ca_cert(&Empty {}).await.map_err(KmsAttemptError::Call)?;
         let answer = |reason: &str| KmsAttemptError::Answer { reason: reason.to_owned() };

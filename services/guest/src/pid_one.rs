@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use dstack_api::wire::guest_event;
 use nix::{
     errno::Errno,
     sys::{
@@ -106,7 +107,7 @@ fn judge(status: WaitStatus) -> Ending {
 /// Tells serial console and host about a failure that nobody else can report.
 pub fn report(cause: &str) {
     console::line(cause);
-    if let Err(error) = host_notify::notify(host_notify::HostAddress::DEFAULT, "boot.error", cause, NOTIFY_PATIENCE) {
+    if let Err(error) = host_notify::notify(host_notify::HostAddress::DEFAULT, guest_event::BOOT_ERROR, cause, NOTIFY_PATIENCE) {
         console::line(format_args!("host was not told: {error}"));
     }
 }

@@ -1,9 +1,6 @@
 //! The calls. Each converts and delegates.
 
-use std::{
-    sync::Arc,
-    time::{Instant, SystemTime, UNIX_EPOCH},
-};
+use std::{sync::Arc, time::Instant};
 
 use dstack_api::{
     Dispatch, Payload, RpcError,
@@ -17,6 +14,7 @@ use dstack_authorization::{AuthorizedBoot, Authorizer};
 use dstack_manifest::AppId;
 use dstack_ra_tls::{CertRequest, EvidenceVerifier, LeafProfile, RaTlsCertificate, Refusal as PeerRefusal, RequestBody};
 use dstack_rpc::Caller;
+use dstack_service::clock::unix_seconds;
 
 use crate::{
     audit::{Audit, Call},
@@ -46,7 +44,7 @@ impl KmsRpc for Kms {
         if request.api_version > 1 {
             return Err(unsupported_version(request.api_version));
         }
-        let verdict = verification::of_certificate(&self.verification, caller.tls_chain.first(), &request.vm_config, unix_now()).await;
+        let verdict = verification::of_certificate(&self.verification, caller.tls_chain.first(), &request.vm_config, unix_seconds()).await;
         let (evidence, boot) = self.admit(&call, verdict, MrScope::Runtime)?;
         let keys = release::release_keys(&self.store, &boot).map_err(|error| own_failure(&call, &error))?;
         self.audit.released(&call, &boot, &evidence);
@@ -61,7 +59,7 @@ impl KmsRpc for Kms {
         let app_id = AppId::try_from(request.app_id.as_slice())
             .map_err(|_| RpcError::new("kms/app-id", "app_id must be 20 bytes", "give the app id as 40 hex digits"))?;
         let call = Call { method: "GetAppEnvEncryptPubKey", caller: &caller, started: Instant::now() };
-        release::env_public_key(&self.store, &app_id, unix_now()).map_err(|error| own_failure(&call, &error))
+        release::env_public_key(&self.store, &app_id, unix_seconds()).map_err(|error| own_failure(&call, &error))
     }
 
     async fn get_meta(&self, _: Caller, _: Empty) -> Result<GetMetaResponse, RpcError> {
@@ -99,7 +97,7 @@ impl KmsRpc for Kms {
             2 => 2,
             other => return Err(unsupported_version(other)),
         };
-        let now = unix_now();
+        let now = unix_seconds();
         let csr = CertRequest::verify(version, &request.csr, &request.signature)
             .map_err(|error| self.refuse(&call, &PeerRefusal::from(error).into(), None))?;
         let verdict = verification::of_request(&self.verification, &csr, &request.vm_config, now).await;
@@ -162,10 +160,6 @@ fn unsupported_version(version: u32) -> RpcError {
 fn own_failure(call: &Call<'_>, error: &ReleaseError) -> RpcError {
     tracing::error!(method = call.method, request_id = call.caller.request_id, error = ?error, "keys or certificate could not be made");
     RpcError::internal(error.to_string())
-}
-
-fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// The KMS calls, and the refusal of the neighbouring services that do not exist yet.

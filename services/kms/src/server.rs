@@ -1,11 +1,6 @@
 //! Start, listener and routes.
 
-use std::{
-    net::SocketAddr,
-    path::PathBuf,
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use axum::{Router, routing::get};
 use dstack_api::{UserFacing, kms::KmsServer};
@@ -19,6 +14,7 @@ use dstack_ra_tls::{
     tls::{self, Identity},
 };
 use dstack_rpc::{GetPolicy, ListenError, Listener};
+use dstack_service::clock::unix_seconds;
 use rustls_pki_types::CertificateDer;
 
 use crate::{
@@ -123,7 +119,7 @@ impl Server {
         let verifier = Verifier::new(trust_anchors(&settings)?, evidence_policy(&settings));
         let authorizer = Authorizer::allow_list(WatchedAllowList::open(&settings.file.allow_list)?);
         let collateral = collateral_client(&settings.file.collateral_url)?;
-        let now = unix_now();
+        let now = unix_seconds();
         let store = bootstrap::load_or_create(&settings.file.cert_dir, &settings.domain, attest, now)?;
         let identity = renew_rpc_certificate(&store, &settings, attest, now)?;
         let config = tls::server(&identity, store.temp.certificate_der()).map_err(|error| StartError::Tls { reason: error.to_string() })?;
@@ -158,7 +154,7 @@ impl Server {
 }
 
 fn router(kms: Arc<Kms>) -> Router {
-    dstack_rpc::mount("/prpc", KmsDispatch(KmsServer(kms)), READ_ONLY)
+    dstack_rpc::mount(dstack_api::wire::PRPC_BASE, KmsDispatch(KmsServer(kms)), READ_ONLY)
         .route("/health", get(|| async { "OK" }))
         .route("/healthz", get(|| async { "OK" }))
 }
@@ -232,8 +228,4 @@ fn renew_rpc_certificate(store: &KeyStore, settings: &Settings, attest: &Attest<
     key_store::write(dir, key_store::RPC_DOMAIN, settings.domain.as_str().as_bytes())?;
     let key = CertKey::from_pem(&store.rpc_key.to_pem()).map_err(KeyStoreError::from)?;
     Ok(Identity { chain: chain.ders, key })
-}
-
-fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -7,7 +7,10 @@ use axum::{
     extract::{DefaultBodyLimit, Path, Query, State},
     routing::{delete, get, post},
 };
-use dstack_api::supervisor::{Answer, ProcessConfig, ProcessInfo};
+use dstack_api::{
+    RpcError,
+    supervisor::{Answer, ProcessConfig, ProcessInfo},
+};
 use serde::Deserialize;
 use tokio::sync::watch;
 
@@ -47,7 +50,7 @@ pub fn router(supervisor: Arc<Supervisor>, quit: watch::Sender<bool>) -> Router 
 fn answer<T>(result: Result<T, Error>) -> Json<Answer<T>> {
     Json(match result {
         Ok(data) => Answer::Data(data),
-        Err(error) => Answer::Error(error.to_string()),
+        Err(error) => Answer::Error(RpcError::from_user_facing(&error).message),
     })
 }
 

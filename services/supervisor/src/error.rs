@@ -21,7 +21,7 @@ pub enum Error {
     #[error("the supervisor is shutting down")]
     Frozen,
     /// The kernel did not start the program.
-    #[error("starting {command}: {source}")]
+    #[error("starting {command}")]
     Launch {
         /// The program.
         command: String,
@@ -32,7 +32,7 @@ pub enum Error {
     #[error("process {0} still exists after SIGKILL; it hangs in the kernel")]
     Unkillable(String),
     /// The table cannot be read or written.
-    #[error("process table {}: {source}", path.display())]
+    #[error("process table {}", path.display())]
     Table {
         /// The file.
         path: PathBuf,

@@ -8,11 +8,11 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use dstack_api::supervisor::{ProcessConfig, ProcessInfo, ProcessState, ProcessStatus};
-use dstack_service::log_file::Rotation;
+use dstack_service::{clock::unix_seconds, log_file::Rotation, report::Report};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -59,10 +59,6 @@ struct Process {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 impl Supervisor {
@@ -280,7 +276,7 @@ impl Supervisor {
                 self.watch(process, pidfd);
                 // A table that cannot be written is no reason to kill what runs; the marker finds it again.
                 if let Err(error) = self.table.save(&record) {
-                    tracing::error!(%error, "process started, table not written");
+                    tracing::error!(error = %Report::new(&error), "process started, table not written");
                 }
                 Ok(())
             }
@@ -306,7 +302,7 @@ impl Supervisor {
             record.ended_as(Ending::Unknown);
         }
         if let Err(error) = self.table.save(&record) {
-            tracing::error!(%error, "table not written");
+            tracing::error!(error = %Report::new(&error), "table not written");
         }
         let process = Process::new(record);
         lock(&self.processes).insert(id.clone(), Arc::clone(&process));
@@ -346,7 +342,7 @@ impl Supervisor {
             record.ended_as(ending);
             tracing::info!(process = record.config.id, ended = record.ended, "process ended");
             if let Err(error) = self.table.save(&record) {
-                tracing::error!(%error, "table not written");
+                tracing::error!(error = %Report::new(&error), "table not written");
             }
         }
         *lock(&process.pidfd) = None;

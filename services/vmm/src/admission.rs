@@ -75,7 +75,11 @@ pub(crate) fn check(config: &Config, request: &VmConfiguration) -> Result<Admitt
 
 fn check_name(name: &str) -> Result<(), VmmError> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_. @~!$^()".contains(&byte);
-    if name.len() <= MAX_NAME && name.bytes().all(allowed) { Ok(()) } else { Err(VmmError::BadName(crate::text::clean(name, MAX_NAME))) }
+    if name.len() <= MAX_NAME && name.bytes().all(allowed) {
+        Ok(())
+    } else {
+        Err(VmmError::BadName(dstack_service::text::clean(name, MAX_NAME)))
+    }
 }
 
 fn check_shape(config: &Config, request: &VmConfiguration) -> Result<(), VmmError> {
@@ -108,7 +112,7 @@ fn check_shape(config: &Config, request: &VmConfiguration) -> Result<(), VmmErro
         for url in urls {
             let is_http = url.starts_with("http://") || url.starts_with("https://");
             if !is_http || Endpoint::parse(url).is_err() {
-                return Err(VmmError::field(field, format!("{:?} is not an http or https address", crate::text::clean(url, 200))));
+                return Err(VmmError::field(field, format!("{:?} is not an http or https address", dstack_service::text::clean(url, 200))));
             }
         }
     }
@@ -128,7 +132,9 @@ pub(crate) fn tee_choice(request: &VmConfiguration) -> Result<TeeChoice, VmmErro
     match request.simulated_tee.as_deref() {
         None | Some("") => Ok(if request.no_tee { TeeChoice::None } else { TeeChoice::Tdx }),
         Some(SIMULATED_TDX) => Ok(TeeChoice::Simulated),
-        Some(other) => Err(VmmError::field("simulated_tee", format!("{:?} is not {SIMULATED_TDX:?}", crate::text::clean(other, 64)))),
+        Some(other) => {
+            Err(VmmError::field("simulated_tee", format!("{:?} is not {SIMULATED_TDX:?}", dstack_service::text::clean(other, 64))))
+        }
     }
 }
 
@@ -199,7 +205,7 @@ fn check_ports(allowed: &PortMappingConfig, mappings: &[PortMapping]) -> Result<
 pub(crate) fn reservation(allowed: &PortMappingConfig, mapping: &PortMapping) -> Result<PortReservation, VmmError> {
     let protocol = if mapping.protocol.is_empty() { "tcp" } else { &mapping.protocol };
     if !matches!(protocol, "tcp" | "udp") {
-        return Err(VmmError::field("ports", format!("protocol {:?} is neither tcp nor udp", crate::text::clean(protocol, 16))));
+        return Err(VmmError::field("ports", format!("protocol {:?} is neither tcp nor udp", dstack_service::text::clean(protocol, 16))));
     }
     let number = |what: &str, value: u32| {
         u16::try_from(value)
@@ -212,7 +218,7 @@ pub(crate) fn reservation(allowed: &PortMappingConfig, mapping: &PortMapping) ->
     let address = if mapping.host_address.is_empty() { &allowed.address } else { &mapping.host_address };
     let address: Ipv4Addr = address
         .parse()
-        .map_err(|_| VmmError::field("ports", format!("host_address {:?} is no IPv4 address", crate::text::clean(address, 64))))?;
+        .map_err(|_| VmmError::field("ports", format!("host_address {:?} is no IPv4 address", dstack_service::text::clean(address, 64))))?;
     let in_range = allowed.range.is_empty()
         || allowed.range.iter().any(|range| range.protocol == protocol && (range.from..=range.to).contains(&host_port));
     if !allowed.enabled || !in_range {

@@ -32,7 +32,7 @@ impl Api {
             Ok(_) => "ok".to_owned(),
             Err(error) => dstack_api::UserFacing::code(error).to_owned(),
         };
-        let subject = crate::text::clean(subject, 64);
+        let subject = dstack_service::text::clean(subject, 64);
         tracing::info!(request_id = caller.request_id, action, subject, outcome, "change");
         if let Err(error) = self.0.database.audit(&caller.request_id, &format!("{:?}", caller.peer), action, &subject, &outcome) {
             tracing::error!(%error, "audit entry not written");
@@ -45,8 +45,7 @@ impl Api {
         if config.kms_url.is_empty() {
             return Err(VmmError::field("kms_url", "this node has no KMS configured"));
         }
-        let endpoint = Endpoint::parse(&config.kms_url).map_err(|error| VmmError::field("kms_url", error.to_string()))?;
-        let endpoint = if endpoint.base().is_empty() { endpoint.with_base("/prpc") } else { endpoint };
+        let endpoint = Endpoint::parse_service(&config.kms_url).map_err(|error| VmmError::field("kms_url", error.to_string()))?;
         let client = Client::new(endpoint);
         let is_https = config.kms_url.starts_with("https:");
         Ok(KmsClient(if is_https { client.with_tls(kms_client(&config.kms_ca_file)?) } else { client }))

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
+use dstack_api::wire;
 use serde::{Deserialize, Serialize};
 
 /// `vmm.toml`.
@@ -75,7 +76,7 @@ pub struct GatewayConfig {
 
 impl Default for GatewayConfig {
     fn default() -> Self {
-        Self { base_domain: String::new(), port: 443, agent_port: 8090 }
+        Self { base_domain: String::new(), port: 443, agent_port: wire::AGENT_PORT }
     }
 }
 
@@ -210,7 +211,7 @@ impl Default for CvmConfig {
             max_allocable_memory_in_mb: 0,
             min_memory_mib: 512,
             max_disk_size_gib: 4096,
-            host_api_port: 10000,
+            host_api_port: wire::HOST_API_PORT,
             qgs_port: 4050,
             shutdown_guest_seconds: 30,
             shutdown_acpi_seconds: 15,

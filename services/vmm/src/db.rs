@@ -6,7 +6,7 @@ mod events;
 mod reservations;
 mod vms;
 
-use std::{fs, os::unix::fs::OpenOptionsExt as _, path::Path, sync::Mutex, time::SystemTime};
+use std::{fs, os::unix::fs::OpenOptionsExt as _, path::Path, sync::Mutex};
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
@@ -46,12 +46,6 @@ CREATE TABLE audit (
 ) STRICT;
 CREATE TABLE verified_image (dir TEXT PRIMARY KEY, fingerprint TEXT NOT NULL) STRICT;
 ";
-
-/// Milliseconds since 1970.
-pub(crate) fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
 
 /// The open database.
 #[derive(Debug)]

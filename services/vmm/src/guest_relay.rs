@@ -28,7 +28,7 @@ impl GuestRelay {
 
 /// What a guest says about its own failure is not to be mistaken for ours.
 fn unreachable(id: &str, error: &RpcError) -> RpcError {
-    VmmError::Guest { id: id.to_owned(), reason: crate::text::clean(&error.message, 300) }.into()
+    VmmError::Guest { id: id.to_owned(), reason: dstack_service::text::clean(&error.message, 300) }.into()
 }
 
 impl ProxiedGuestApiRpc for GuestRelay {

@@ -9,11 +9,13 @@ use std::{
 use dstack_api::{
     RpcError,
     host_api::{Empty, GetSealingKeyRequest, GetSealingKeyResponse, HostApiRpc, HostInfo, Notification},
+    wire::guest_event,
 };
 use dstack_manifest::{InstanceInfo, host_share};
 use dstack_rpc::{Caller, Peer};
+use dstack_service::text::clean;
 
-use crate::{Vmm, VmmError, db::VmRow, text::clean};
+use crate::{Vmm, VmmError, db::VmRow};
 
 const MAX_EVENT_NAME: usize = 64;
 const MAX_PAYLOAD: usize = 4096;
@@ -21,8 +23,6 @@ const MAX_TIMELINE: usize = 16 << 10;
 /// Notifications a guest may send at once, and per second after that.
 const BURST: f64 = 64.0;
 const PER_SECOND: f64 = 4.0;
-const TIMELINE: &str = "boot.timeline";
-const INSTANCE_INFO: &str = "instance.info";
 
 /// The host API of one guest, or of all where the kernel tells them apart.
 pub(crate) struct HostApi {
@@ -75,18 +75,18 @@ impl HostApi {
         let database = &self.vmm.database;
         let body = clean(payload, MAX_TIMELINE);
         match event.as_str() {
-            "boot.progress" => database.set_boot_progress(&row.id, &body)?,
-            "boot.error" => {
+            guest_event::BOOT_PROGRESS => database.set_boot_progress(&row.id, &body)?,
+            guest_event::BOOT_ERROR => {
                 tracing::warn!(vm_id = row.id, boot_error = body, "guest reports a boot error");
                 database.set_boot_error(&row.id, &body)?;
             }
-            "shutdown.progress" => {
+            guest_event::SHUTDOWN_PROGRESS => {
                 database.set_shutdown_progress(&row.id, &body)?;
-                if body == "powering off" {
+                if body == guest_event::POWERING_OFF {
                     database.set_started(&row.id, false)?;
                 }
             }
-            INSTANCE_INFO => database.set_instance_info(&row.id, &checked_instance_info(row, payload)?)?,
+            guest_event::INSTANCE_INFO => database.set_instance_info(&row.id, &checked_instance_info(row, payload)?)?,
             _ => {}
         }
         database.add_event(&row.id, event, &body, self.vmm.config.event_buffer_size)
@@ -99,8 +99,8 @@ fn check(event: &str, payload: &str) -> Result<(), VmmError> {
         return Err(VmmError::field("event", format!("not 1 to {MAX_EVENT_NAME} of A-Z a-z 0-9 . _ -")));
     }
     let limit = match event {
-        TIMELINE => MAX_TIMELINE,
-        INSTANCE_INFO => usize::try_from(host_share::INSTANCE_INFO.max_bytes).unwrap_or(MAX_PAYLOAD),
+        guest_event::BOOT_TIMELINE => MAX_TIMELINE,
+        guest_event::INSTANCE_INFO => usize::try_from(host_share::INSTANCE_INFO.max_bytes).unwrap_or(MAX_PAYLOAD),
         _ => MAX_PAYLOAD,
     };
     if payload.len() > limit {
@@ -111,7 +111,7 @@ fn check(event: &str, payload: &str) -> Result<(), VmmError> {
 
 /// The document as we write it, not as the guest wrote it.
 fn checked_instance_info(row: &VmRow, payload: &str) -> Result<String, VmmError> {
-    let bad = |reason: String| VmmError::field("instance.info", reason);
+    let bad = |reason: String| VmmError::field(guest_event::INSTANCE_INFO, reason);
     let info: InstanceInfo = serde_json::from_str(payload).map_err(|error| bad(error.to_string()))?;
     info.seed().map_err(|error| bad(error.to_string()))?;
     if info.app_id.is_some_and(|app_id| app_id.to_string() != row.app_id) {

@@ -10,7 +10,7 @@ use axum::{
     response::Response,
     routing::get,
 };
-use dstack_api::{RpcError, guest_api::ProxiedGuestApiServer, vmm::VmmServer};
+use dstack_api::{RpcError, guest_api::ProxiedGuestApiServer, vmm::VmmServer, wire};
 use dstack_rpc::{GetPolicy, error_response, mount};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Deserialize;
@@ -44,7 +44,7 @@ struct Gate {
 /// Errors: the token file cannot be read or is empty.
 pub fn router(vmm: &Arc<Vmm>) -> Result<Router, VmmError> {
     let gate = Arc::new(Gate::new(&vmm.config)?);
-    let guarded = mount("/prpc", VmmServer(Arc::new(Api(Arc::clone(vmm)))), GetPolicy::ReadOnly(api::READ_ONLY))
+    let guarded = mount(wire::PRPC_BASE, VmmServer(Arc::new(Api(Arc::clone(vmm)))), GetPolicy::ReadOnly(api::READ_ONLY))
         .merge(mount("/guest", ProxiedGuestApiServer(Arc::new(GuestRelay(Arc::clone(vmm)))), GetPolicy::ReadOnly(guest_relay::READ_ONLY)))
         .merge(Router::new().route("/logs", get(logs)).with_state(Arc::clone(vmm)))
         .layer(from_fn_with_state(Arc::clone(&gate), require_token));
@@ -87,7 +87,7 @@ impl Gate {
         if self.knows_host(host) && origin.is_none_or(is_ours) && same_site {
             return Ok(());
         }
-        let (origin, host) = (crate::text::clean(origin.unwrap_or_default(), 100), crate::text::clean(host, 100));
+        let (origin, host) = (dstack_service::text::clean(origin.unwrap_or_default(), 100), dstack_service::text::clean(host, 100));
         let cause = format!("requests from {origin:?} for host {host:?} are refused");
         Err(RpcError::new("vmm/foreign-origin", cause, "use http://127.0.0.1, or add the host name to allowed_hosts"))
     }
@@ -176,7 +176,7 @@ async fn logs(State(vmm): State<Arc<Vmm>>, Query(query): Query<LogQuery>) -> Res
         "stdout" => dir.stdout_log(),
         "stderr" => dir.stderr_log(),
         other => {
-            let error = VmmError::field("ch", format!("{:?} is none of serial, stdout, stderr", crate::text::clean(other, 32)));
+            let error = VmmError::field("ch", format!("{:?} is none of serial, stdout, stderr", dstack_service::text::clean(other, 32)));
             return error_response(&error.into());
         }
     };

@@ -7,6 +7,7 @@ use dstack_api::{
     supervisor::ProcessConfig,
     tee_simulator::{DEVICE_PORT, LaunchTd},
     vmm::VmConfiguration,
+    wire,
 };
 use dstack_manifest::{AppCompose, AppId, CollateralUrls, InstanceInfo, SysConfig, TdxAttestationVariant, VmConfig, mr_config_id_v1};
 use dstack_os_image::Image;
@@ -98,7 +99,7 @@ impl Vmm {
             pccs_url: pccs.clone(),
             collateral_urls: pccs.map(|url| CollateralUrls { pccs: Some(url), amd_kds: None }),
             docker_registry: cvm.docker_registry.clone(),
-            host_api_url: format!("vsock://2:{}/api", cvm.host_api_port),
+            host_api_url: format!("vsock://{}:{}{}", wire::HOST_CID, cvm.host_api_port, wire::VSOCK_BASE),
             vm_config: vm_config.to_owned(),
             mr_config: None,
         };
@@ -210,8 +211,8 @@ impl Vmm {
         if answer.status.is_success() {
             return Ok(());
         }
-        let error =
-            serde_json::from_slice(&answer.body).unwrap_or_else(|_| RpcError::new("tee/refused", format!("HTTP {}", answer.status), ""));
+        let error = serde_json::from_slice(&answer.body)
+            .unwrap_or_else(|_| RpcError::new("tee/refused", format!("HTTP {}", answer.status), "read the software TEE's log"));
         Err(VmmError::Simulator(error))
     }
 }

@@ -23,7 +23,6 @@ mod monitor;
 mod qemu;
 mod serial;
 mod status;
-mod text;
 mod tls;
 mod vm_dir;
 mod vmm;

@@ -123,7 +123,9 @@ impl Vmm {
         match asked {
             Ok(_) if self.ends_within(row, Duration::from_secs(cvm.shutdown_guest_seconds)).await? => return Ok(()),
             Ok(_) => tracing::warn!(vm_id = row.id, "guest did not shut down in time"),
-            Err(error) => tracing::warn!(vm_id = row.id, error = crate::text::clean(&error.message, 200), "guest agent not reached"),
+            Err(error) => {
+                tracing::warn!(vm_id = row.id, error = dstack_service::text::clean(&error.message, 200), "guest agent not reached")
+            }
         }
         if !self.is_same_run(row).await? {
             return Ok(());

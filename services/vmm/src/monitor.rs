@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 
-use dstack_api::supervisor::ProcessInfo;
+use dstack_api::{supervisor::ProcessInfo, wire::guest_event};
 use dstack_service::log_file::Rotation;
 
 use crate::{Vmm, VmmError, db::VmRow, serial, vm_dir::VmDir};
@@ -12,7 +12,6 @@ const INTERVAL: Duration = Duration::from_millis(500);
 const ROTATION_ROUNDS: u64 = 10;
 const LAST_LINES: usize = 5;
 const LAST_BYTES: u64 = 4096;
-const BOOT_DONE: &str = "done";
 
 impl Vmm {
     /// Reconciles as soon as the supervisor answers, then follows the processes. Never returns.
@@ -105,8 +104,11 @@ impl Vmm {
             None => "ended; the supervisor does not know the process any more".to_owned(),
         };
         let dir = self.dir(&row.id);
-        let boot_error =
-            if row.started && row.boot_progress != BOOT_DONE { self.describe_failed_boot(row, &reason, &dir) } else { String::new() };
+        let boot_error = if row.started && row.boot_progress != guest_event::BOOT_DONE {
+            self.describe_failed_boot(row, &reason, &dir)
+        } else {
+            String::new()
+        };
         tracing::info!(vm_id = row.id, reason, wanted = row.started, "VM ended");
         self.database.end_run(&row.id, &reason, &boot_error)?;
         let keep = self.config.event_buffer_size;
@@ -121,7 +123,7 @@ impl Vmm {
         for (name, path) in [("QEMU said", dir.stderr_log()), ("last serial lines", dir.serial_log())] {
             let lines = serial::tail(&path, LAST_LINES, LAST_BYTES);
             if !lines.trim().is_empty() {
-                text.push_str(&format!("; {name}: {}", crate::text::clean(&lines.replace('\n', " | "), 1024)));
+                text.push_str(&format!("; {name}: {}", dstack_service::text::clean(&lines.replace('\n', " | "), 1024)));
             }
         }
         text

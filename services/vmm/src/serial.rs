@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::{Stream, stream};
 
-use crate::text::strip_escapes;
+use dstack_service::text::strip_escapes;
 
 /// How far back a tail may go.
 const TAIL_LIMIT: u64 = 8 << 20;

@@ -7,12 +7,10 @@ use dstack_api::{
     vmm::{NetworkInterfaceStatus, StatusRequest, StatusResponse, SvProcessInfo, VmInfo},
 };
 use dstack_manifest::InstanceInfo;
+use dstack_service::clock::unix_millis;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use crate::{
-    Vmm, VmmError,
-    db::{VmRow, now_ms},
-};
+use crate::{Vmm, VmmError, db::VmRow};
 
 impl Vmm {
     /// VMs that match, oldest first.
@@ -63,7 +61,7 @@ impl Vmm {
         };
         let info: Option<InstanceInfo> = serde_json::from_str(&row.instance_info).ok();
         let instance_id = info.and_then(|info| info.instance_id).map(|id| id.to_string()).filter(|id| !id.is_empty());
-        let uptime = if alive { human(now_ms().saturating_sub(row.started_at_ms) / 1000) } else { String::new() };
+        let uptime = if alive { human(unix_millis().saturating_sub(row.started_at_ms) / 1000) } else { String::new() };
         let configuration = if full { self.database.configuration(&row.id)? } else { None };
         let interfaces = configuration.as_ref().map(|configuration| interfaces(row, configuration)).unwrap_or_default();
         Ok(VmInfo {

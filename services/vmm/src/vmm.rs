@@ -94,7 +94,7 @@ impl Vmm {
 
     /// Errors: no such VM.
     pub(crate) fn row(&self, id: &str) -> Result<VmRow, VmmError> {
-        self.database.vm(id)?.ok_or_else(|| VmmError::UnknownVm(crate::text::clean(id, 64)))
+        self.database.vm(id)?.ok_or_else(|| VmmError::UnknownVm(dstack_service::text::clean(id, 64)))
     }
 
     /// Waits for the VM's turn.

@@ -2,14 +2,17 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use dstack_api::{host_api::HostApiServer, supervisor::ProcessConfig};
+use dstack_api::{
+    host_api::HostApiServer,
+    supervisor::ProcessConfig,
+    wire::{GUEST_API_PORT, VSOCK_BASE},
+};
 use dstack_rpc::{Client, Endpoint, GetPolicy, Limits, Listener};
 use tokio::sync::watch;
 
 use crate::{Vmm, VmmError, db::VmRow, host_api::HostApi, qemu::probe::find_program};
 
 /// Port of the guest agent's host-facing API.
-const GUEST_API_PORT: u32 = 8000;
 const GUEST_DEADLINE: Duration = Duration::from_secs(10);
 const GUEST_ANSWER_LIMIT: usize = 1 << 20;
 const DAEMON_DEADLINE: Duration = Duration::from_secs(10);
@@ -82,7 +85,7 @@ impl Vmm {
         let (stop, mut stopped) = watch::channel(false);
         self.listeners.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(row.id.clone(), stop);
         let api = HostApi::for_vm(Arc::clone(self), row.id.clone());
-        let router = dstack_rpc::mount("/api", HostApiServer(Arc::new(api)), GetPolicy::Refuse);
+        let router = dstack_rpc::mount(VSOCK_BASE, HostApiServer(Arc::new(api)), GetPolicy::Refuse);
         tokio::spawn(async move {
             let until = async move { drop(stopped.wait_for(|stop| *stop).await) };
             dstack_rpc::serve_with(listener, router, until, HOST_API_LIMITS).await;
@@ -99,7 +102,7 @@ impl Vmm {
         }
         let listener = Listener::vsock(u32::MAX, self.config.cvm.host_api_port).map_err(|error| VmmError::Vsock(error.to_string()))?;
         let api = HostApi::for_all(Arc::clone(self));
-        let router = dstack_rpc::mount("/api", HostApiServer(Arc::new(api)), GetPolicy::Refuse);
+        let router = dstack_rpc::mount(VSOCK_BASE, HostApiServer(Arc::new(api)), GetPolicy::Refuse);
         dstack_rpc::serve(listener, router, shutdown).await;
         Ok(())
     }
@@ -115,9 +118,9 @@ impl Vmm {
     /// A client of the guest agent. Its answers are untrusted; they are bounded in size and time.
     pub(crate) fn guest(&self, row: &VmRow) -> Result<Client, VmmError> {
         let address = if self.uses_kernel_vsock() {
-            format!("vsock://{}:{GUEST_API_PORT}/api", row.cid)
+            format!("vsock://{}:{GUEST_API_PORT}{VSOCK_BASE}", row.cid)
         } else {
-            format!("vsock-uds:{}:{GUEST_API_PORT}/api", self.dir(&row.id).vsock_socket().display())
+            format!("vsock-uds:{}:{GUEST_API_PORT}{VSOCK_BASE}", self.dir(&row.id).vsock_socket().display())
         };
         let endpoint = Endpoint::parse(&address).map_err(|error| VmmError::Internal(error.to_string()))?;
         Ok(Client::new(endpoint).with_timeout(GUEST_DEADLINE).with_answer_limit(GUEST_ANSWER_LIMIT))

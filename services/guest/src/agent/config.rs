@@ -5,6 +5,7 @@ use std::{
     path::PathBuf,
 };
 
+use dstack_api::wire;
 use serde::Deserialize;
 
 use crate::boot::layout::Layout;
@@ -46,8 +47,8 @@ impl Default for AgentConfig {
             share: layout.host_shared(),
             // /var/run is a link to /run, so that these are all four paths existing clients look at.
             sockets: vec!["/run/dstack/dstack.sock".into(), "/run/dstack.sock".into()],
-            public_address: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8090)),
-            host_port: 8000,
+            public_address: SocketAddr::from((Ipv4Addr::UNSPECIFIED, wire::AGENT_PORT)),
+            host_port: wire::GUEST_API_PORT,
             host_socket: None,
             log_directory: attester.log_directory,
             simulated_endpoint: attester.simulated_endpoint,

@@ -6,6 +6,7 @@ use axum::Router;
 use dstack_api::{
     RpcError,
     guest_api::{Empty, GuestApiRpc, GuestApiServer, GuestInfo, ListContainersResponse, NetworkInformation, SystemInfo},
+    wire,
 };
 use dstack_rpc::{Caller, GetPolicy, mount};
 
@@ -16,7 +17,7 @@ struct Host(Arc<State>);
 
 pub(crate) fn router(state: Arc<State>) -> Router {
     let get = GetPolicy::ReadOnly(&["Info", "SysInfo", "NetworkInfo", "ListContainers"]);
-    mount("/api", GuestApiServer(Arc::new(Host(state))), get)
+    mount(wire::VSOCK_BASE, GuestApiServer(Arc::new(Host(state))), get)
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, RpcError> {
@@ -58,7 +59,10 @@ impl GuestApiRpc for Host {
         let socket = self.0.config.control_socket.clone();
         let outcome = blocking(move || {
             // Telling the host is a courtesy; it asked.
-            let _ = control::send(&socket, &Order::Notify { event: "shutdown.progress".to_owned(), payload: "powering off".to_owned() });
+            let _ = control::send(
+                &socket,
+                &Order::Notify { event: wire::guest_event::SHUTDOWN_PROGRESS.to_owned(), payload: "powering off".to_owned() },
+            );
             control::send(&socket, &Order::PowerOff)
         });
         let failed = |error: std::io::Error| {

@@ -12,6 +12,7 @@ use axum::{
 use dstack_api::{
     RpcError,
     guest_agent::{AppInfo, Empty, GetQuoteResponse, WorkerRpc, WorkerServer, WorkerVersion},
+    wire::{EVIDENCE_PATH, PRPC_BASE},
 };
 use dstack_rpc::{Caller, GetPolicy, error_response, mount};
 use serde::{Deserialize, Serialize};
@@ -23,14 +24,13 @@ use super::{
     state::{State, version},
 };
 
-const EVIDENCE_PATH: &str = "/.well-known/dstack/evidence";
 const APP_VERSION: HeaderName = HeaderName::from_static("x-app-version");
 
 struct Outside(Arc<State>);
 
 pub(crate) fn router(state: Arc<State>) -> Router {
     let pages = Router::new().route("/", get(page)).route(EVIDENCE_PATH, get(evidence)).with_state(Arc::clone(&state));
-    mount("/prpc", WorkerServer(Arc::new(Outside(state))), GetPolicy::ReadOnly(&["Info", "Version"])).merge(pages)
+    mount(PRPC_BASE, WorkerServer(Arc::new(Outside(state))), GetPolicy::ReadOnly(&["Info", "Version"])).merge(pages)
 }
 
 impl WorkerRpc for Outside {

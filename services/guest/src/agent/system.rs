@@ -5,6 +5,8 @@ use std::{collections::BTreeSet, fs, io::Read as _, path::Path};
 use dstack_api::guest_api::{DiskInfo, SystemInfo};
 use nix::sys::{statvfs::statvfs, utsname::uname};
 
+use crate::boot::requirements::os_release_field;
+
 const MAX_FILE_BYTES: u64 = 1 << 20;
 const MAX_DISKS: usize = 64;
 
@@ -17,7 +19,6 @@ pub(super) fn text(path: impl AsRef<Path>) -> String {
 
 /// Reads everything. Blocks shortly.
 pub(super) fn read(os_release: &Path) -> SystemInfo {
-    let release = text(os_release);
     let cpus = text("/proc/cpuinfo");
     let memory = text("/proc/meminfo");
     let (total, available, free) = (kib(&memory, "MemTotal"), kib(&memory, "MemAvailable"), kib(&memory, "MemFree"));
@@ -25,8 +26,8 @@ pub(super) fn read(os_release: &Path) -> SystemInfo {
     let load = text("/proc/loadavg");
     let mut averages = load.split_whitespace().map(hundredths);
     SystemInfo {
-        os_name: assignment(&release, "NAME"),
-        os_version: assignment(&release, "VERSION_ID"),
+        os_name: os_release_field(os_release, "NAME"),
+        os_version: os_release_field(os_release, "VERSION_ID"),
         kernel_version: uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default(),
         cpu_model: field(&cpus, "model name").to_owned(),
         num_cpus: u32::try_from(cpus.lines().filter(|line| line.starts_with("processor")).count()).unwrap_or(u32::MAX),
@@ -52,12 +53,6 @@ fn field<'a>(table: &'a str, name: &str) -> &'a str {
 
 fn kib(table: &str, name: &str) -> u64 {
     field(table, name).split(' ').next().and_then(|number| number.parse::<u64>().ok()).unwrap_or(0).saturating_mul(1024)
-}
-
-/// Value of `name=value` or `name="value"`.
-fn assignment(table: &str, name: &str) -> String {
-    let line = table.lines().find_map(|line| line.split_once('=').filter(|(key, _)| *key == name));
-    line.map_or(String::new(), |(_, value)| value.trim_matches('"').to_owned())
 }
 
 /// `0.25` is 25.
@@ -99,8 +94,6 @@ mod tests {
 
         assert_eq!(kib(table, "MemTotal"), 2048 * 1024);
         assert_eq!(kib(table, "Absent"), 0);
-        assert_eq!(assignment("NAME=\"dstack\"\nVERSION_ID=0.7.0\n", "NAME"), "dstack");
-        assert_eq!(assignment("NAME=\"dstack\"\nVERSION_ID=0.7.0\n", "VERSION_ID"), "0.7.0");
     }
 
     #[test]

@@ -1,9 +1,6 @@
 //! Fresh keys with certificates: signed by the KMS, or by the application's own authority where there is no KMS.
 
-use std::{
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::sync::Arc;
 
 use dstack_api::{RpcError, UserFacing, kms::SignCertRequest};
 use dstack_attestation::{UnverifiedQuote, mr_aggregated, mr_system};
@@ -159,7 +156,7 @@ async fn signed(session: &KmsSession, request: SignCertRequest, key: &CertKey) -
 
 fn check(config: &CertConfig) -> Result<(), RpcError> {
     let refuse = |cause: &str, fix: &str| Err(RpcError::new("agent/certificate-request", cause, fix));
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let now = dstack_service::clock::unix_seconds();
     let end = config.not_after.unwrap_or(now.saturating_add(Validity::TEN_YEARS));
     if config.not_before.is_some_and(|start| start >= end) {
         return refuse("not_before must be earlier than not_after", "give times in Unix seconds, or leave them out");

@@ -1,9 +1,10 @@
 //! What guests reported, who asked for what, which images were checked.
 
 use dstack_api::vmm::GuestEvent;
+use dstack_service::clock::unix_millis;
 use rusqlite::{OptionalExtension as _, params};
 
-use super::{Database, now_ms};
+use super::Database;
 use crate::VmmError;
 
 /// Entries kept in the audit log.
@@ -15,7 +16,7 @@ impl Database {
         self.write(|transaction| {
             transaction.execute(
                 "INSERT INTO event (vm_id, event, body, at_ms) VALUES (?1, ?2, ?3, ?4)",
-                params![vm_id, event, body, now_ms()],
+                params![vm_id, event, body, unix_millis()],
             )?;
             transaction.execute(
                 "DELETE FROM event WHERE vm_id = ?1 AND number <= (SELECT number FROM event WHERE vm_id = ?1 ORDER BY number DESC LIMIT 1 OFFSET ?2)",
@@ -40,7 +41,7 @@ impl Database {
         self.write(|transaction| {
             transaction.execute(
                 "INSERT INTO audit (at_ms, request_id, peer, action, subject, outcome) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-                params![now_ms(), request_id, peer, action, subject, outcome],
+                params![unix_millis(), request_id, peer, action, subject, outcome],
             )?;
             transaction.execute("DELETE FROM audit WHERE number <= (SELECT max(number) FROM audit) - ?1", [AUDIT_ENTRIES])?;
             Ok(())

@@ -1,11 +1,12 @@
 //! VMs and their configuration revisions.
 
 use dstack_api::vmm::VmConfiguration;
+use dstack_service::clock::unix_millis;
 use prost::Message as _;
 use rusqlite::{OptionalExtension as _, Row, params};
 
 use super::{
-    Database, Limits, PortReservation, now_ms,
+    Database, Limits, PortReservation,
     reservations::{check_capacity, free_cid, take_ports},
 };
 use crate::VmmError;
@@ -96,12 +97,12 @@ impl Database {
                     cid,
                     configuration.vcpu,
                     configuration.memory,
-                    now_ms()
+                    unix_millis()
                 ],
             )?;
             transaction.execute(
                 "INSERT INTO revision (vm_id, number, created_at_ms, configuration) VALUES (?1, 1, ?2, ?3)",
-                params![new.id, now_ms(), configuration.encode_to_vec()],
+                params![new.id, unix_millis(), configuration.encode_to_vec()],
             )?;
             take_ports(transaction, new.id, new.ports)?;
             Ok(cid)
@@ -154,7 +155,7 @@ impl Database {
             transaction.execute(
                 "UPDATE vm SET started = 1, started_at_ms = ?2, ended_at_ms = 0, end_reason = '', boot_progress = 'booting', boot_error = '',
                  shutdown_progress = '' WHERE id = ?1",
-                params![id, now_ms()],
+                params![id, unix_millis()],
             )?;
             transaction.execute("DELETE FROM event WHERE vm_id = ?1", [id])?;
             Ok(())
@@ -182,7 +183,7 @@ impl Database {
             transaction.execute(
                 "UPDATE vm SET ended_at_ms = ?2, end_reason = ?3, boot_error = CASE WHEN boot_error = '' THEN ?4 ELSE boot_error END
                  WHERE id = ?1 AND ended_at_ms = 0",
-                params![id, now_ms(), reason, boot_error],
+                params![id, unix_millis(), reason, boot_error],
             )?;
             Ok(())
         })

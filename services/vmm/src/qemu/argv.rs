@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use dstack_manifest::disk_serial;
+
 use super::{Accelerator, LaunchPlan, Nic, NicBackend, Tee, VsockDevice};
 
 /// What SNP guests are allowed: SMT and debug off, migration off.
@@ -26,7 +28,7 @@ impl LaunchPlan {
             }
         }
         if let Some(share) = &self.share {
-            argv.disk("hd2", share, ",readonly=on", "dstack-share");
+            argv.disk("hd2", share, ",readonly=on", disk_serial::SHARE);
         }
         self.machine(&mut argv);
         self.passthrough(&mut argv);
@@ -74,13 +76,13 @@ impl LaunchPlan {
 
     fn disks(&self, argv: &mut Argv) {
         if let Some(rootfs) = &self.rootfs {
-            argv.disk("hd0", rootfs, ",readonly=on", "dstack-rootfs");
+            argv.disk("hd0", rootfs, ",readonly=on", disk_serial::ROOT);
         }
         if let Some(data) = &self.data_disk {
-            argv.disk("hd1", data, ",cache=writeback,discard=unmap,detect-zeroes=unmap", "dstack-data");
+            argv.disk("hd1", data, ",cache=writeback,discard=unmap,detect-zeroes=unmap", disk_serial::DATA);
         }
         for (index, volume) in self.volumes.iter().enumerate() {
-            argv.disk(&format!("vol{index}"), volume, ",readonly=on", &format!("dstack-vol{index}"));
+            argv.disk(&format!("vol{index}"), volume, ",readonly=on", &format!("{}{index}", disk_serial::VOLUME_PREFIX));
         }
     }
 

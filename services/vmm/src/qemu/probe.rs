@@ -95,7 +95,7 @@ async fn try_kvm(qemu: &Path) -> Result<(), String> {
             Err(format!(
                 "a test guest failed ({}): {}",
                 output.status,
-                crate::text::clean(line.trim_start_matches("qemu-system-x86_64: "), 160)
+                dstack_service::text::clean(line.trim_start_matches("qemu-system-x86_64: "), 160)
             ))
         }
     }

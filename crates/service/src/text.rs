@@ -1,22 +1,33 @@
-//! Making text from a guest fit for logs, terminals and pages.
+//! Text of another trust domain, made fit for a log, a database or a terminal.
 
-/// At most `max_bytes` of `text`, cut at a character, control characters replaced by spaces.
-pub(crate) fn clean(text: &str, max_bytes: usize) -> String {
+/// Whether a character can steer a terminal, or make a line read as something else.
+#[must_use]
+pub fn is_hostile(character: char) -> bool {
+    character.is_control() || matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// `text` on one line: hostile characters are replaced by spaces.
+#[must_use]
+pub fn one_line(text: &str) -> String {
+    text.chars().map(|character| if is_hostile(character) { ' ' } else { character }).collect()
+}
+
+/// At most `max_bytes` of `text`, cut at a character, hostile characters replaced by spaces.
+#[must_use]
+pub fn clean(text: &str, max_bytes: usize) -> String {
     let mut out = String::with_capacity(text.len().min(max_bytes));
     for character in text.chars() {
         if out.len() + character.len_utf8() > max_bytes {
             break;
         }
-        // Direction marks can make a line read as something else.
-        let hostile =
-            character.is_control() || matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        out.push(if hostile { ' ' } else { character });
+        out.push(if is_hostile(character) { ' ' } else { character });
     }
     out
 }
 
 /// `line` without ANSI escape sequences and other control characters.
-pub(crate) fn strip_escapes(line: &str) -> String {
+#[must_use]
+pub fn strip_escapes(line: &str) -> String {
     let mut out = String::with_capacity(line.len());
     let mut rest = line.chars().peekable();
     while let Some(character) = rest.next() {
@@ -44,6 +55,7 @@ mod tests {
         assert_eq!(clean("a\u{1b}[31mb\nc", 100), "a [31mb c");
         assert_eq!(clean("ééé", 5), "éé");
         assert_eq!(clean("a\u{202e}b", 9), "a b");
+        assert_eq!(one_line("a\u{1b}[2Jb\nc"), "a [2Jb c");
     }
 
     #[test]
