@@ -27,7 +27,7 @@ pub(crate) fn check(metadata: &Metadata) -> Vec<String> {
     let mut findings = Vec::new();
     let mut placements = BTreeMap::new();
     for package in metadata.workspace_packages() {
-        match serde_json_placement(package) {
+        match placement_of(package) {
             Some(placement) if !placement.reason.is_empty() && !placement.runs_on.is_empty() => {
                 placements.insert(package.name.to_string(), placement);
             }
@@ -42,7 +42,14 @@ pub(crate) fn check(metadata: &Metadata) -> Vec<String> {
     findings
 }
 
-fn serde_json_placement(package: &Package) -> Option<Placement> {
+/// Folders of the packages on floors 0 and 1.
+pub(crate) fn pure_packages(metadata: &Metadata) -> Vec<String> {
+    let is_pure = |package: &&Package| placement_of(package).is_some_and(|placement| placement.floor <= 1);
+    let folder = |package: &Package| package.manifest_path.parent()?.strip_prefix(&metadata.workspace_root).ok().map(ToString::to_string);
+    metadata.workspace_packages().into_iter().filter(is_pure).filter_map(folder).collect()
+}
+
+fn placement_of(package: &Package) -> Option<Placement> {
     Placement::deserialize(package.metadata.get("dstack")?).ok()
 }
 

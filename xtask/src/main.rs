@@ -1,6 +1,9 @@
 //! Repo law and release chores: `cargo xtask check`.
 
+mod errors;
 mod floors;
+mod purity;
+mod sources;
 mod tree;
 
 use std::process::{Command, ExitCode};
@@ -22,6 +25,10 @@ enum Task {
     CheckFloors,
     /// File sizes, names and leftovers.
     CheckTree,
+    /// Errors that users meet: each with code, cause and fix, and the page that lists them up to date.
+    CheckErrors,
+    /// Writes what is generated: docs/reference/errors.md.
+    Docs,
 }
 
 #[allow(clippy::print_stderr, reason = "this is a command for developers")]
@@ -44,10 +51,16 @@ fn main() -> ExitCode {
 
 fn run(task: &Task) -> anyhow::Result<Vec<String>> {
     Ok(match task {
-        Task::CheckFloors => floors::check(&cargo_metadata::MetadataCommand::new().exec()?),
+        Task::CheckFloors => check_floors()?,
         Task::CheckTree => tree::check()?,
+        Task::CheckErrors => errors::check()?,
+        Task::Docs => {
+            errors::write()?;
+            Vec::new()
+        }
         Task::Check => {
-            let mut findings = floors::check(&cargo_metadata::MetadataCommand::new().exec()?);
+            let mut findings = check_floors()?;
+            findings.extend(errors::check()?);
             findings.extend(tree::check()?);
             findings.extend(cargo(&["fmt", "--all", "--check"])?);
             findings.extend(cargo(&["clippy", "--workspace", "--all-targets", "--all-features", "--quiet", "--", "-D", "warnings"])?);
@@ -56,6 +69,14 @@ fn run(task: &Task) -> anyhow::Result<Vec<String>> {
             findings
         }
     })
+}
+
+/// Who depends on whom, and that floors 0 and 1 are pure.
+fn check_floors() -> anyhow::Result<Vec<String>> {
+    let metadata = cargo_metadata::MetadataCommand::new().exec()?;
+    let mut findings = floors::check(&metadata);
+    findings.extend(purity::check(&floors::pure_packages(&metadata))?);
+    Ok(findings)
 }
 
 /// Runs cargo; a failure is one finding, its output goes to the terminal.

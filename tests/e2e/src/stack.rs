@@ -5,10 +5,13 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
 use tempfile::TempDir;
+
+use crate::try_get_quickly;
 
 /// One guest at a time: an emulated guest takes both cores.
 static MACHINE: Mutex<()> = Mutex::new(());
@@ -58,15 +61,57 @@ impl Finished {
         self
     }
 
-    /// The error's code, such as `vmm/unknown-image`, where the command failed with a code, a cause and a fix.
+    /// What the command was refused for: it failed with this code, and said what happened and what to do.
     ///
     /// # Panics
-    /// When it did not.
-    pub fn must_fail_with(&self, code: &str) -> String {
-        assert_ne!(self.code, 0, "succeeded: {}", self.stdout);
-        assert!(self.stderr.contains(&format!("[{code}]")), "expected [{code}] in: {}", self.stderr);
-        assert!(self.stderr.contains("fix:"), "no fix in: {}", self.stderr);
-        self.stderr.clone()
+    /// When it succeeded, failed with another code, or said less.
+    #[must_use]
+    pub fn must_fail_with(&self, code: &str) -> Refusal {
+        assert!(matches!(self.code, 1..=3), "exit code {}: {}{}", self.code, self.stdout, self.stderr);
+        let error = self.stderr.find("dstack: error: ").and_then(|start| self.stderr.get(start..)).unwrap_or_default();
+        let (head, fix) = error.split_once("\n  fix:   ").unwrap_or_else(|| panic!("no fix in: {}", self.stderr));
+        assert!(head.contains(&format!("[{code}]")), "expected [{code}] in: {}", self.stderr);
+        let cause = match head.split_once("\n  cause: ") {
+            Some((_, cause)) => cause.to_owned(),
+            None => head.trim_start_matches("dstack: error: ").replace(&format!(" [{code}]"), ""),
+        };
+        assert!(!cause.trim().is_empty() && !fix.trim().is_empty(), "{}", self.stderr);
+        Refusal { cause, fix: fix.trim().to_owned() }
+    }
+}
+
+/// Why a command did not do what was asked.
+#[derive(Debug)]
+pub struct Refusal {
+    /// What happened.
+    pub cause: String,
+    /// What to do.
+    pub fix: String,
+}
+
+impl Refusal {
+    /// Asserts that cause and fix name what matters.
+    ///
+    /// # Panics
+    /// When one does not.
+    pub fn must_say(&self, cause: &str, fix: &str) {
+        assert!(self.cause.contains(cause), "{cause:?} is not in the cause {:?}", self.cause);
+        assert!(self.fix.contains(fix), "{fix:?} is not in the fix {:?}", self.fix);
+    }
+}
+
+/// Waits until `condition` gives something.
+///
+/// # Panics
+/// After `patience`.
+pub fn eventually<T>(what: &str, patience: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "{what}: not within {patience:?}");
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 
@@ -107,20 +152,22 @@ impl Stack {
         self.home.path()
     }
 
+    /// A command line against this stack, not started yet.
+    #[must_use]
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(binary_directory().join("dstack"));
+        command.args(arguments).stdin(Stdio::null());
+        command.env("DSTACK_HOME", self.home()).env("DSTACK_BIN_DIR", binary_directory()).env("NO_COLOR", "1");
+        command
+    }
+
     /// Runs the command line against this stack.
     ///
     /// # Panics
     /// When it cannot be run.
     #[must_use]
     pub fn dstack(&self, arguments: &[&str]) -> Finished {
-        let output = Command::new(binary_directory().join("dstack"))
-            .args(arguments)
-            .env("DSTACK_HOME", self.home())
-            .env("DSTACK_BIN_DIR", binary_directory())
-            .env("NO_COLOR", "1")
-            .stdin(Stdio::null())
-            .output()
-            .unwrap_or_else(|error| panic!("running dstack: {error}"));
+        let output = self.command(arguments).output().unwrap_or_else(|error| panic!("running dstack: {error}"));
         Finished {
             code: output.status.code().unwrap_or(-1),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -128,14 +175,32 @@ impl Stack {
         }
     }
 
-    /// Command lines of the processes that belong to this stack.
+    /// Processes that belong to this stack, by id with their command lines.
     #[must_use]
-    pub fn processes(&self) -> Vec<String> {
+    pub fn processes(&self) -> Vec<(u32, String)> {
         let home = self.home().to_string_lossy().into_owned();
         let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let pids = entries.filter(|entry| entry.file_name().to_string_lossy().parse::<u32>().is_ok());
-        let lines = pids.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
-        lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " ")).filter(|line| line.contains(&home)).collect()
+        let ids = entries.filter_map(|entry| entry.file_name().to_string_lossy().parse::<u32>().ok());
+        let line = |id| Some((id, String::from_utf8_lossy(&fs::read(format!("/proc/{id}/cmdline")).ok()?).replace('\0', " ")));
+        ids.filter_map(line).filter(|(_, line)| line.contains(&home)).collect()
+    }
+
+    /// The process of this stack that runs `program`, such as `dstack-vmm` or `qemu-system-x86_64`.
+    #[must_use]
+    pub fn process(&self, program: &str) -> Option<u32> {
+        let runs_it = |line: &str| line.split(' ').next().is_some_and(|path| path.rsplit('/').next() == Some(program));
+        self.processes().into_iter().find(|(_, line)| runs_it(line)).map(|(id, _)| id)
+    }
+
+    /// Kills a program of this stack, as a crash would.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn kill(&self, program: &str) {
+        let id = self.process(program).unwrap_or_else(|| panic!("no {program} in {:#?}", self.processes()));
+        let status = Command::new("kill").args(["-9", &id.to_string()]).status();
+        assert!(status.is_ok_and(|status| status.success()), "kill -9 {id}");
+        eventually("the end of a killed process", Duration::from_secs(10), || self.process(program).is_none().then_some(()));
     }
 }
 
@@ -186,10 +251,24 @@ pub struct App {
     pub vm_id: String,
     /// The app's id.
     pub app_id: String,
-    /// Where its web server answers.
+    /// Where its web server answers: the first of [`Self::urls`].
     pub url: String,
+    /// Where each of its published ports answers, in the order of the compose file.
+    pub urls: Vec<String>,
     /// Where its guest agent answers.
     pub agent_url: String,
+}
+
+impl App {
+    /// Waits until each published port answers: the command line waits for the first only.
+    ///
+    /// # Panics
+    /// When one does not within a minute.
+    pub fn wait_for_every_port(&self) {
+        for url in &self.urls {
+            eventually(url, Duration::from_secs(60), || try_get_quickly(url).ok());
+        }
+    }
 }
 
 impl Stack {
@@ -212,17 +291,29 @@ impl Stack {
     }
 
     fn deploy_hello_with(&self, name: &str, secret: &str, extra: &[&str]) -> App {
-        let folder = hello();
+        let compose = hello().join("docker-compose.yaml");
+        self.deploy(&compose, name, secret, &[&["-p", "auto:8080"], extra].concat())
+    }
+
+    /// Deploys a compose file that uses the example's images and secret.
+    ///
+    /// # Panics
+    /// When it is refused or does not come up.
+    #[must_use]
+    pub fn deploy(&self, compose: &Path, name: &str, secret: &str, extra: &[&str]) -> App {
         let env_file = self.home().join(format!("{name}.env"));
         fs::write(&env_file, format!("HELLO_SECRET={secret}\n")).unwrap_or_else(|error| panic!("writing the env file: {error}"));
-        let path = |path: PathBuf| path.to_string_lossy().into_owned();
-        let (compose, archive) = (path(folder.join("docker-compose.yaml")), path(folder.join("hello-images.oci.tar")));
-        let env = path(env_file.clone());
-        let mut arguments = vec!["deploy", "-c", &compose, "-n", name, "-e", &env, "--image-archive", &archive, "-p", "auto:8080", "--yes"];
+        let path = |path: &Path| path.to_string_lossy().into_owned();
+        let (compose, archive, env) = (path(compose), path(&hello().join("hello-images.oci.tar")), path(&env_file));
+        let mut arguments = vec!["deploy", "-c", &compose, "-n", name, "-e", &env, "--image-archive", &archive, "--yes"];
         arguments.extend(extra);
         let _deployed = self.dstack(&arguments).must_succeed();
         fs::remove_file(&env_file).unwrap_or_else(|error| panic!("removing the env file: {error}"));
-        self.app(name)
+        let app = self.app(name);
+        if !extra.contains(&"--no-wait") {
+            app.wait_for_every_port();
+        }
+        app
     }
 
     /// What the VMM says of a deployed example.
@@ -238,6 +329,7 @@ impl Stack {
             vm_id: text(&info["id"]),
             app_id: text(&info["app_id"]),
             url: text(&info["urls"][0]),
+            urls: info["urls"].as_array().into_iter().flatten().map(text).collect(),
             agent_url: text(&info["evidence_url"]).split("/.well-known").next().unwrap_or_default().to_owned(),
         }
     }

@@ -1,4 +1,4 @@
-//! What is refused is refused with code, cause and fix, and leaves no VM, file, reservation or process.
+//! What is refused is refused with code, cause and fix, and leaves no VM, file, reservation, process or permission behind.
 #![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
 
 use std::{
@@ -8,65 +8,80 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use dstack_e2e::{Stack, hello, os_image};
-use serde_json::Value;
+use dstack_e2e::{Finished, Holdings, Stack, hello, os_image};
 
-fn deploy(stack: &Stack, compose: &Path, extra: &[&str]) -> dstack_e2e::Finished {
-    let mut arguments = vec!["deploy", "-c", compose.to_str().unwrap(), "-n", "bad", "--yes", "--no-wait"];
+/// A compose file that nothing is wrong with.
+fn good(stack: &Stack) -> PathBuf {
+    let file = stack.home().join("good.yaml");
+    fs::write(&file, "services:\n  web:\n    image: example:1\n").unwrap();
+    file
+}
+
+fn deploy(stack: &Stack, compose: &Path, extra: &[&str]) -> Finished {
+    let mut arguments = vec!["deploy", "-c", compose.to_str().unwrap(), "-n", "bad", "--no-wait"];
     arguments.extend(extra);
     stack.dstack(&arguments)
 }
 
-/// Everything under the VMM's directory but its database, log and token.
-fn vm_files(stack: &Stack) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let mut folders = vec![stack.home().join("vmm/vm"), stack.home().join("volumes")];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-            if entry.file_type().unwrap().is_dir() { folders.push(entry.path()) } else { found.push(entry.path()) }
-        }
-    }
-    found
-}
-
-fn must_leave_nothing(stack: &Stack, processes: usize) {
-    assert_eq!(stack.dstack(&["ps", "--json"]).must_succeed().json(), Value::Array(Vec::new()));
-    assert_eq!(vm_files(stack), Vec::<PathBuf>::new());
-    assert_eq!(stack.processes().len(), processes, "{:#?}", stack.processes());
+struct Case<'a> {
+    what: &'a str,
+    compose: &'a Path,
+    options: &'a [&'a str],
+    code: &'a str,
+    cause: &'a str,
+    fix: &'a str,
 }
 
 #[test]
 fn refused_deployments_say_why_and_leave_nothing() {
     let stack = Stack::start();
-    let processes = stack.processes().len();
-    let good = stack.home().join("good.yaml");
-    fs::write(&good, "services:\n  web:\n    image: example:1\n").unwrap();
-
+    let good = good(&stack);
     let malformed = stack.home().join("malformed.yaml");
     fs::write(&malformed, "services:\n  web:\n    image: [unclosed\n").unwrap();
-    let text = deploy(&stack, &malformed, &[]).must_fail_with("compose/syntax");
-    assert!(text.contains("line"), "{text}");
-    must_leave_nothing(&stack, processes);
-
-    deploy(&stack, &good, &["--image", "no-such-image"]).must_fail_with("vmm/unknown-image");
-    must_leave_nothing(&stack, processes);
-
-    for memory in ["16M", "100T"] {
-        let finished = deploy(&stack, &good, &["--memory", memory]);
-        assert_ne!(finished.code, 0, "{memory}");
-        assert!(finished.stderr.contains("fix:") && finished.stderr.contains("memory"), "{}", finished.stderr);
-        must_leave_nothing(&stack, processes);
-    }
-
+    let empty = stack.home().join("empty.yaml");
+    fs::write(&empty, "services: {}\n").unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = format!("{}:80", taken.local_addr().unwrap().port());
-    deploy(&stack, &good, &["-p", &port]).must_fail_with("vmm/port-in-use");
-    must_leave_nothing(&stack, processes);
+    let port = taken.local_addr().unwrap().port().to_string();
+    let publish = format!("{port}:80");
+    let no_archive = hello().join("docker-compose.yaml");
+    let (publish, archive) = (["--yes", "-p", &publish], ["--yes", "--image-archive", no_archive.to_str().unwrap()]);
+    let before = Holdings::of(&stack);
 
-    let archive = hello().join("docker-compose.yaml");
-    let not_an_archive = deploy(&stack, &good, &["--image-archive", archive.to_str().unwrap()]);
-    not_an_archive.must_fail_with("volume/bad-archive");
-    must_leave_nothing(&stack, processes);
+    let case = |what, options, code, cause, fix| Case { what, compose: &good, options, code, cause, fix };
+    let cases = [
+        Case {
+            compose: &malformed,
+            ..case("malformed compose file", &["--yes"], "compose/syntax", "malformed.yaml:4:1", "correct line 4")
+        },
+        Case { compose: &empty, ..case("no services", &["--yes"], "compose/no-services", "services", "services") },
+        case("unknown image", &["--yes", "--image", "no-such-image"], "image/not-found", "no-such-image", "dstack os list"),
+        case("too little memory", &["--yes", "--memory", "16M"], "vmm/bad-field", "16 MiB is below the minimum", "memory"),
+        case("not enough memory", &["--yes", "--memory", "1T"], "vmm/not-enough-memory", "1048576 MiB of memory asked", "ask for less"),
+        case("not enough CPUs", &["--yes", "--vcpu", "255"], "vmm/not-enough-vcpus", "255 vCPUs asked", "ask for less"),
+        case("port in use", &publish, "vmm/port-in-use", &port, "-p auto:80"),
+        case("nobody confirms", &[], "deploy/not-confirmed", "allow list", "--yes"),
+        case("no image archive", &archive, "volume/bad-archive", "docker-compose.yaml", "OCI archive"),
+    ];
+    for Case { what, compose, options, code, cause, fix } in cases {
+        println!("{what}");
+        deploy(&stack, compose, options).must_fail_with(code).must_say(cause, fix);
+        stack.must_hold_only(&before);
+    }
+}
+
+#[test]
+fn secrets_for_a_kms_that_is_down_are_not_sealed_and_nothing_is_deployed() {
+    let stack = Stack::start();
+    let good = good(&stack);
+    let secrets = stack.home().join("secrets.env");
+    fs::write(&secrets, "SECRET=of-mine\n").unwrap();
+    stack.kill("dstack-kms");
+    let before = Holdings::of(&stack);
+
+    let refused = deploy(&stack, &good, &["--yes", "-e", secrets.to_str().unwrap()]);
+
+    refused.must_fail_with("kms/unreachable").must_say("127.0.0.1", "dstack up");
+    stack.must_hold_only(&before);
 }
 
 #[test]
@@ -79,15 +94,13 @@ fn a_tampered_root_image_is_not_booted() {
     }
     must_flip_a_bit(&copy.join("rootfs.img"), 5_000_000);
     let stack = Stack::start_with(&["--images", images.path().to_str().unwrap()]);
-    let processes = stack.processes().len();
-    let good = stack.home().join("good.yaml");
-    fs::write(&good, "services:\n  web:\n    image: example:1\n").unwrap();
+    let good = good(&stack);
+    let before = Holdings::of(&stack);
 
-    let refused = deploy(&stack, &good, &["--image", "dstack-dev-9.9.9"]);
+    let refused = deploy(&stack, &good, &["--yes", "--image", "dstack-dev-9.9.9"]);
 
-    assert_ne!(refused.code, 0);
-    assert!(refused.stderr.contains("fix:") && refused.stderr.contains("rootfs"), "{}", refused.stderr);
-    must_leave_nothing(&stack, processes);
+    refused.must_fail_with("image/tampered").must_say("rootfs", "dstack os build");
+    stack.must_hold_only(&before);
 }
 
 fn must_flip_a_bit(file: &Path, offset: u64) {
