@@ -12,6 +12,7 @@ export PATH := $(tools)/bin:$(PATH)
 
 vhost_device_vsock := 0.3.0
 cargo_deny := 0.20.2
+cargo_fuzz := 0.13.2
 services := -p dstack-cli -p dstack-vmm -p dstack-supervisor -p dstack-kms -p dstack-tee-simulator
 
 .PHONY: help
@@ -27,6 +28,9 @@ $(tools)/bin/vhost-device-vsock:
 
 $(tools)/bin/cargo-deny:
 	cargo install --quiet --locked --root $(tools) --version $(cargo_deny) cargo-deny
+
+$(tools)/bin/cargo-fuzz:
+	cargo install --quiet --locked --root $(tools) --version $(cargo_fuzz) cargo-fuzz
 
 .PHONY: build
 build: deps $(tools)/bin/vhost-device-vsock ## build every program
@@ -53,3 +57,8 @@ check: deps $(tools)/bin/cargo-deny ## formatting, lints, floors, file sizes, de
 .PHONY: bench
 bench: image ## the figures of SPECIFICATION.md
 	scripts/bench
+
+FUZZ_SECONDS ?= 60
+.PHONY: fuzz
+fuzz: deps $(tools)/bin/cargo-fuzz ## random input for every parser of strangers' bytes; FUZZ_SECONDS=60, FUZZ=target for one
+	tests/fuzz/run $(FUZZ_SECONDS) $(FUZZ)

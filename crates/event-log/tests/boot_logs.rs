@@ -100,7 +100,8 @@ fn bank_that_the_log_does_not_have_is_refused() {
     let error = BootLog::parse(&bytes).unwrap().replay(HashAlgorithm::Sha512).unwrap_err();
 
     // Two entries of type EV_NO_ACTION come first.
-    assert!(matches!(error, BootLogError::MissingDigest { index: 2, algorithm: HashAlgorithm::Sha512, .. }), "{error}");
+    assert_eq!(error, BootLogError::MissingDigest { index: 2, offset: 704, algorithm: HashAlgorithm::Sha512 });
+    assert_eq!(error.to_string(), "entry 2 at byte 704 has no SHA-512 digest");
 }
 
 #[test]
