@@ -5,7 +5,7 @@ use dstack_attestation::{Context, Fault, Link, Platform, Refusal, TcbStatus, Ver
 use crate::{
     ChallengeField, Mark, Question, Subject, Verdict,
     judge::{is_simulated, vendor_anchor},
-    platforms,
+    platforms::{self, Verified},
 };
 
 /// The links of the chain, in the order in which they are checked.
@@ -42,7 +42,8 @@ fn refuse(verdict: &mut Verdict, subject: &Subject, refusal: &Refusal) {
     verdict.conclude(false);
 }
 
-fn accept(verdict: &mut Verdict, subject: &Subject, question: &Question, verified: &VerifiedPlatform) {
+fn accept(verdict: &mut Verdict, subject: &Subject, question: &Question, particular: &Verified) {
+    let verified = particular.platform();
     let platform = verified.platform();
     verdict.platform = platform.name().into();
     for link in LINKS {
@@ -67,8 +68,8 @@ fn accept(verdict: &mut Verdict, subject: &Subject, question: &Question, verifie
     verdict.valid_until = verified.valid_until();
     verdict.trust_anchors.push(vendor_anchor(verified.anchor(), question));
     caveats(verdict, verified);
-    check_challenge(verdict, subject, question, verified);
-    platforms::appraise(verdict, subject, question, verified);
+    check_challenge(verdict, subject, question, particular);
+    platforms::appraise(verdict, &subject.kind, question, particular);
     verdict.conclude(is_simulated(verified.anchor()));
 }
 
@@ -82,16 +83,19 @@ fn caveats(verdict: &mut Verdict, verified: &VerifiedPlatform) {
             line.outcome = Mark::Remark;
         }
     }
+    if verified.debug() == Some(true) {
+        verdict.caveats.push("It runs in debug mode: whoever runs the machine can look inside and change it.".to_owned());
+    }
     if !verified.advisory_ids().is_empty() {
         verdict.caveats.push(format!("Security advisories apply to the machine: {}.", verified.advisory_ids().join(", ")));
     }
 }
 
 /// Report data against the certificate's key, and against what the user expects.
-fn check_challenge(verdict: &mut Verdict, subject: &Subject, question: &Question, verified: &VerifiedPlatform) {
+fn check_challenge(verdict: &mut Verdict, subject: &Subject, question: &Question, verified: &Verified) {
     const NAME: &str = "report-data";
     if let Some(certificate) = &subject.certificate {
-        let is_bound = certificate.report_data() == *verified.report_data();
+        let is_bound = certificate.report_data() == *verified.platform().report_data();
         let (outcome, detail) = if is_bound {
             (Mark::Passed, "binds the certificate's key")
         } else {

@@ -4,7 +4,7 @@ use dstack_api::UserFacing as _;
 use dstack_attestation::{
     Check, CheckOutcome, CheckReport, Evidence, TcbStatus, TdFields, UnverifiedQuote, VerifiedEvidence, Verifier, VerifyError,
 };
-use dstack_manifest::AppCompose;
+use dstack_manifest::{AppCompose, AppId, ComposeHash};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
@@ -318,14 +318,20 @@ fn check_document(verdict: &mut Verdict, evidence: &Evidence, question: &Questio
         "measured; the document was not shown"
     };
     verdict.trust_anchors.push(Anchor::new("application", format!("compose hash {measured}"), origin));
+    check_expected(verdict, question, claims.app_id, claims.compose_hash);
+}
+
+/// App and document against what the user expects.
+pub(crate) fn check_expected(verdict: &mut Verdict, question: &Question, app_id: Option<AppId>, compose_hash: Option<ComposeHash>) {
     if let Some(expected) = question.expectations.app_id {
-        let is_it = claims.app_id == Some(expected);
-        let found = claims.app_id.map_or_else(|| "none".to_owned(), |id| id.to_string());
+        let is_it = app_id == Some(expected);
+        let found = app_id.map_or_else(|| "none".to_owned(), |id| id.to_string());
         let detail = if is_it { expected.to_string() } else { format!("expected app {expected}, measured {found}") };
         verdict.check("app-expected", if is_it { Mark::Passed } else { Mark::Failed }, "it is the app that you expect", detail);
     }
     if !question.expectations.compose_hashes.is_empty() {
-        let is_one = claims.compose_hash.is_some_and(|hash| question.expectations.compose_hashes.contains(&hash));
+        let is_one = compose_hash.is_some_and(|hash| question.expectations.compose_hashes.contains(&hash));
+        let measured = compose_hash.map_or_else(|| "none".to_owned(), |hash| hash.to_string());
         let detail = if is_one { measured } else { format!("compose hash {measured} is not among those that you expect") };
         let outcome = if is_one { Mark::Passed } else { Mark::Failed };
         verdict.check("compose-expected", outcome, "its document is one that you expect", detail);
