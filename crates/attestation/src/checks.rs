@@ -6,14 +6,20 @@ use std::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Check {
-    /// The bytes are a TDX quote.
+    /// The bytes are evidence of the platform.
     QuoteFormat,
     /// Signatures, chains, revocation, collateral dates and TCB matching up to the trust anchor.
     QuoteSignature,
     /// Attributes of the TD: no debug, no migration, no service TD, `SEPT_VE_DISABLE`, Intel's module.
     TdAttributes,
+    /// The host cannot look inside.
+    Debug,
+    /// Platform and machine are among those the policy names.
+    Platform,
     /// TCB status and advisories against the policy.
     TcbPolicy,
+    /// The vendor's papers and the evidence are as young as the policy demands.
+    Freshness,
     /// Report data is the expected one.
     ReportData,
     /// Runtime events hash to their digests, and the log replays to RTMR3.
@@ -38,7 +44,10 @@ impl Check {
             Self::QuoteFormat => "quote-format",
             Self::QuoteSignature => "quote-signature",
             Self::TdAttributes => "td-attributes",
+            Self::Debug => "debug",
+            Self::Platform => "platform",
             Self::TcbPolicy => "tcb-policy",
+            Self::Freshness => "freshness",
             Self::ReportData => "report-data",
             Self::RuntimeLog => "runtime-log",
             Self::BootLog => "boot-log",

@@ -3,6 +3,7 @@
 use dcap_qvl::QuoteCollateralV3;
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use serde::{Deserialize, Serialize};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// Largest JSON form that is parsed.
 const MAX_COLLATERAL_BYTES: usize = 4 << 20;
@@ -74,6 +75,21 @@ impl QuoteCollateral {
             .any(|der| der.is_ok_and(|der| der.as_ref() == certificate))
     }
 
+    /// Unix seconds at which the older of the two signed documents was issued. Of use once their signatures hold.
+    pub(crate) fn issued_at(&self) -> Option<u64> {
+        #[derive(Deserialize)]
+        struct Dated {
+            #[serde(rename = "issueDate")]
+            issued: String,
+        }
+        let date = |text: &str| {
+            let dated: Dated = serde_json::from_str(text).ok()?;
+            let time = OffsetDateTime::parse(&dated.issued, &Rfc3339).ok()?;
+            u64::try_from(time.unix_timestamp()).ok()
+        };
+        Some(date(&self.tcb_info)?.min(date(&self.qe_identity)?))
+    }
+
     pub(crate) fn to_dcap(&self) -> QuoteCollateralV3 {
         QuoteCollateralV3 {
             pck_crl_issuer_chain: self.pck_crl_issuer_chain.clone(),
@@ -99,6 +115,14 @@ pub struct Endorsements {
     pub certificates: Vec<Vec<u8>>,
     /// Revocation lists, DER.
     pub revocation_lists: Vec<Vec<u8>>,
+}
+
+impl Endorsements {
+    /// Whether one of the papers contains `certificate`.
+    pub(crate) fn name(&self, certificate: &[u8]) -> bool {
+        self.collateral.as_ref().is_some_and(|collateral| collateral.names(certificate))
+            || self.certificates.iter().any(|given| given == certificate)
+    }
 }
 
 impl From<QuoteCollateral> for Endorsements {

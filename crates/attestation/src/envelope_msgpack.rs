@@ -6,7 +6,7 @@ use dstack_event_log::{Event, EventVersion, RuntimeEvent};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_bytes::Bytes;
 
-use crate::{Attestation, EnvelopeError};
+use crate::{Envelope, EnvelopeError, PlatformEvidence};
 
 /// Binary that other writers may have put as `bin`, as numbers, or as text.
 enum Binary {
@@ -82,8 +82,8 @@ struct Kind {
 }
 
 #[derive(Deserialize)]
-struct Document {
-    platform: Section<TdxData>,
+struct Document<P> {
+    platform: Section<P>,
     stack: Section<StackData>,
 }
 
@@ -97,6 +97,25 @@ struct TdxData {
     quote: Binary,
     #[serde(default)]
     event_log: Vec<WireEvent>,
+}
+
+#[derive(Deserialize)]
+struct NitroEnclaveData {
+    nsm_quote: Binary,
+}
+
+#[derive(Deserialize)]
+struct NitroTpmData {
+    attestation_doc: Binary,
+}
+
+#[derive(Deserialize)]
+struct SevSnpData {
+    report: Binary,
+    #[serde(default)]
+    cert_chain: Vec<Binary>,
+    #[serde(default)]
+    mr_config: String,
 }
 
 #[derive(Deserialize)]
@@ -120,6 +139,8 @@ struct StackData {
     runtime_events: Vec<WireRuntimeEvent>,
     #[serde(default)]
     config: String,
+    #[serde(default)]
+    report_data_payload: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -151,28 +172,44 @@ fn read<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, EnvelopeError> 
     if end == bytes.len() { Ok(value) } else { Err(malformed("bytes follow the document")) }
 }
 
-pub(crate) fn decode(bytes: &[u8]) -> Result<Attestation, EnvelopeError> {
+pub(crate) fn decode(bytes: &[u8]) -> Result<Envelope, EnvelopeError> {
     let kinds: Kinds = read(bytes)?;
     if kinds.version != 1 {
         return Err(malformed(format_args!("version field {}", kinds.version)));
     }
-    if kinds.platform.kind != "tdx" {
-        return Err(EnvelopeError::NotImplemented { platform: kinds.platform.kind });
+    let pod = match kinds.stack.kind.as_str() {
+        "dstack" => false,
+        "dstack-pod" => true,
+        other => return Err(EnvelopeError::NotImplemented { platform: format!("{} with stack {other}", kinds.platform.kind) }),
+    };
+    let (evidence, stack) = match kinds.platform.kind.as_str() {
+        "tdx" => {
+            let Document::<TdxData> { platform, stack } = read(bytes)?;
+            let event_log = platform.data.event_log.into_iter().map(event).collect::<Result<_, _>>()?;
+            (PlatformEvidence::Tdx { quote: platform.data.quote.hex()?, event_log }, stack.data)
+        }
+        "nitro-enclave" => {
+            let Document::<NitroEnclaveData> { platform, stack } = read(bytes)?;
+            (PlatformEvidence::NitroEnclave { document: platform.data.nsm_quote.hex()? }, stack.data)
+        }
+        "aws-nitro-tpm" => {
+            let Document::<NitroTpmData> { platform, stack } = read(bytes)?;
+            (PlatformEvidence::NitroTpm { document: platform.data.attestation_doc.hex()? }, stack.data)
+        }
+        "sev-snp" => {
+            let Document::<SevSnpData> { platform, stack } = read(bytes)?;
+            let SevSnpData { report, cert_chain, mr_config } = platform.data;
+            let certificates = cert_chain.into_iter().map(Binary::hex).collect::<Result<_, _>>()?;
+            (PlatformEvidence::SevSnp { report: report.hex()?, certificates, mr_config }, stack.data)
+        }
+        _ => return Err(EnvelopeError::NotImplemented { platform: kinds.platform.kind }),
+    };
+    if pod != stack.report_data_payload.is_some() {
+        return Err(malformed("a payload belongs to the stack dstack-pod, and only there"));
     }
-    if kinds.stack.kind != "dstack" {
-        return Err(EnvelopeError::NotImplemented { platform: format!("tdx with stack {}", kinds.stack.kind) });
-    }
-    let Document { platform, stack } = read(bytes)?;
-    let event_log = platform.data.event_log.into_iter().map(event).collect::<Result<_, _>>()?;
-    let runtime_events = stack.data.runtime_events.into_iter().map(runtime_event).collect::<Result<_, _>>()?;
-    let report_data = stack.data.report_data.hex()?;
-    Ok(Attestation {
-        quote: platform.data.quote.hex()?,
-        event_log,
-        runtime_events,
-        report_data: report_data.try_into().map_err(|_| malformed("report_data is not 64 bytes"))?,
-        config: stack.data.config,
-    })
+    let runtime_events = stack.runtime_events.into_iter().map(runtime_event).collect::<Result<_, _>>()?;
+    let report_data = stack.report_data.hex()?.try_into().map_err(|_| malformed("report_data is not 64 bytes"))?;
+    Ok(Envelope { evidence, runtime_events, report_data, config: stack.config, report_data_payload: stack.report_data_payload })
 }
 
 fn event(wire: WireEvent) -> Result<Event, EnvelopeError> {
@@ -193,7 +230,7 @@ fn runtime_event(wire: WireRuntimeEvent) -> Result<RuntimeEvent, EnvelopeError> 
 #[derive(Serialize)]
 struct OutDocument<'a> {
     version: u32,
-    platform: OutSection<OutTdx<'a>>,
+    platform: OutSection<OutPlatform<'a>>,
     stack: OutSection<OutStack<'a>>,
 }
 
@@ -204,9 +241,12 @@ struct OutSection<T> {
 }
 
 #[derive(Serialize)]
-struct OutTdx<'a> {
-    quote: &'a Bytes,
-    event_log: Vec<OutEvent<'a>>,
+#[serde(untagged)]
+enum OutPlatform<'a> {
+    Tdx { quote: &'a Bytes, event_log: Vec<OutEvent<'a>> },
+    NitroEnclave { nsm_quote: &'a Bytes },
+    SevSnp { report: &'a Bytes, cert_chain: Vec<&'a Bytes>, mr_config: &'a str },
+    NitroTpm { attestation_doc: &'a Bytes },
 }
 
 #[derive(Serialize)]
@@ -225,6 +265,8 @@ struct OutStack<'a> {
     report_data: &'a Bytes,
     runtime_events: Vec<OutRuntimeEvent<'a>>,
     config: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    report_data_payload: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -239,31 +281,48 @@ fn out_version(version: EventVersion) -> Option<u32> {
     (version != EventVersion::V1).then(|| version.number())
 }
 
-pub(crate) fn encode(attestation: &Attestation) -> Vec<u8> {
-    let event_log = attestation.event_log.iter().map(|event| OutEvent {
+fn out_event(event: &Event) -> OutEvent<'_> {
+    OutEvent {
         imr: event.imr,
         event_type: event.event_type,
         digest: Bytes::new(&event.digest),
         event: &event.event,
         event_payload: Bytes::new(&event.event_payload),
         version: out_version(event.version),
-    });
-    let runtime_events = attestation.runtime_events.iter().map(|event| OutRuntimeEvent {
+    }
+}
+
+fn out_platform(evidence: &PlatformEvidence) -> OutPlatform<'_> {
+    match evidence {
+        PlatformEvidence::Tdx { quote, event_log } => {
+            OutPlatform::Tdx { quote: Bytes::new(quote), event_log: event_log.iter().map(out_event).collect() }
+        }
+        PlatformEvidence::NitroEnclave { document } => OutPlatform::NitroEnclave { nsm_quote: Bytes::new(document) },
+        PlatformEvidence::SevSnp { report, certificates, mr_config } => OutPlatform::SevSnp {
+            report: Bytes::new(report),
+            cert_chain: certificates.iter().map(|certificate| Bytes::new(certificate)).collect(),
+            mr_config,
+        },
+        PlatformEvidence::NitroTpm { document } => OutPlatform::NitroTpm { attestation_doc: Bytes::new(document) },
+    }
+}
+
+pub(crate) fn encode(envelope: &Envelope) -> Vec<u8> {
+    let runtime_events = envelope.runtime_events.iter().map(|event| OutRuntimeEvent {
         event: &event.event,
         payload: Bytes::new(&event.payload),
         version: out_version(event.version),
     });
+    let stack = OutStack {
+        report_data: Bytes::new(&envelope.report_data),
+        runtime_events: runtime_events.collect(),
+        config: &envelope.config,
+        report_data_payload: envelope.report_data_payload.as_deref(),
+    };
     let document = OutDocument {
         version: 1,
-        platform: OutSection { kind: "tdx", data: OutTdx { quote: Bytes::new(&attestation.quote), event_log: event_log.collect() } },
-        stack: OutSection {
-            kind: "dstack",
-            data: OutStack {
-                report_data: Bytes::new(&attestation.report_data),
-                runtime_events: runtime_events.collect(),
-                config: &attestation.config,
-            },
-        },
+        platform: OutSection { kind: envelope.evidence.kind(), data: out_platform(&envelope.evidence) },
+        stack: OutSection { kind: if envelope.report_data_payload.is_some() { "dstack-pod" } else { "dstack" }, data: stack },
     };
     // Writing to memory cannot fail, and every type above has a MessagePack form.
     rmp_serde::to_vec_named(&document).unwrap_or_default()

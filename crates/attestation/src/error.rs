@@ -5,7 +5,9 @@ use dstack_event_log::{EventLogError, RegisterMismatch};
 use dstack_manifest::{ComposeHash, OsImageHash};
 
 pub use crate::tdx::TdAttributeFault;
-use crate::{AnchorKind, Check, CheckReport, Fault, ImageBindingError, Link, QuoteError, identity::ClaimError, policy::TcbStatus};
+use crate::{
+    AnchorKind, Check, CheckReport, Fault, ImageBindingError, Link, Platform, QuoteError, Refusal, identity::ClaimError, policy::TcbStatus,
+};
 
 /// The cause of a refusal.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -38,6 +40,63 @@ pub enum Reason {
     Advisory {
         /// Its id.
         advisory: String,
+    },
+    /// The vendor gives no status, and the policy demands one.
+    #[error("the vendor of {platform} gives no TCB status, and the policy demands one")]
+    NoTcbStatus {
+        /// The platform.
+        platform: Platform,
+    },
+    /// Papers older than an edition.
+    #[error("TCB evaluation data number {number} is below {minimum}")]
+    TcbEvaluationNumber {
+        /// Of the papers.
+        number: u32,
+        /// Of the policy.
+        minimum: u32,
+    },
+    /// The host can look inside.
+    #[error("the guest runs in debug mode: the host can look inside")]
+    Debug,
+    /// A platform that the policy does not name.
+    #[error("platform {platform} is not accepted")]
+    Platform {
+        /// The platform.
+        platform: Platform,
+    },
+    /// A machine that the policy does not name.
+    #[error("{}", id.as_ref().map_or_else(|| "the evidence names no machine".to_owned(), |id| format!("machine {id} is not accepted")))]
+    Machine {
+        /// SHA-256 of its hardware id.
+        id: Option<String>,
+    },
+    /// The vendor's papers are valid and too old.
+    #[error("the vendor's papers are {age} s old, at most {maximum} s are accepted")]
+    CollateralAge {
+        /// In seconds.
+        age: u64,
+        /// In seconds.
+        maximum: u64,
+    },
+    /// The evidence is too old.
+    #[error("the evidence is {age} s old, at most {maximum} s are accepted")]
+    EvidenceAge {
+        /// In seconds.
+        age: u64,
+        /// In seconds.
+        maximum: u64,
+    },
+    /// The evidence is dated ahead of our clock.
+    #[error("the evidence is dated {ahead} s ahead of the clock")]
+    EvidenceFromFuture {
+        /// In seconds.
+        ahead: u64,
+    },
+    /// An image that the policy does not name.
+    #[error("os image {os_image_hash} is not accepted")]
+    ImageNotAllowed {
+        /// The image that the registers prove.
+        os_image_hash: OsImageHash,
     },
     /// Another challenge's quote, a replay.
     #[error("the quote's report data is not the expected one")]
@@ -105,6 +164,12 @@ pub enum Reason {
     },
 }
 
+impl From<Refusal> for Reason {
+    fn from(refusal: Refusal) -> Self {
+        Self::Signature { link: refusal.link, fault: refusal.fault, detail: refusal.detail }
+    }
+}
+
 /// Evidence that is not believed: the check that failed, why, and what held before it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{check}: {reason}")]
@@ -125,7 +190,10 @@ impl UserFacing for VerifyError {
             Check::QuoteFormat => "attestation/quote-format",
             Check::QuoteSignature => "attestation/quote-signature",
             Check::TdAttributes => "attestation/td-attributes",
+            Check::Debug => "attestation/debug",
+            Check::Platform => "attestation/platform",
             Check::TcbPolicy => "attestation/tcb-policy",
+            Check::Freshness => "attestation/freshness",
             Check::ReportData => "attestation/report-data",
             Check::RuntimeLog => "attestation/runtime-log",
             Check::BootLog => "attestation/boot-log",
@@ -148,6 +216,14 @@ impl UserFacing for VerifyError {
                 "update the platform's firmware, or accept its status in the policy"
             }
             Reason::Signature { fault: Fault::OtherPlatform, .. } => "fetch the collateral of the platform in the quote",
+            Reason::CollateralAge { .. } => "fetch the collateral again",
+            Reason::EvidenceAge { .. } | Reason::EvidenceFromFuture { .. } => "ask for fresh evidence, and check this machine's clock",
+            Reason::NoTcbStatus { .. }
+            | Reason::TcbEvaluationNumber { .. }
+            | Reason::Platform { .. }
+            | Reason::Machine { .. }
+            | Reason::ImageNotAllowed { .. } => "name it in the policy if it is meant to be accepted",
+            Reason::Debug => "start the guest without debug mode",
             Reason::TdAttributes(_) => "start the VM without debug, migration and service TD, with SEPT_VE_DISABLE",
             Reason::ReportData => "ask for a fresh quote over your own challenge",
             Reason::VmConfig { .. } | Reason::ImageBinding(_) => "use an OS image with a measurement document, and its vm_config",

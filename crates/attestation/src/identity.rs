@@ -5,7 +5,7 @@ use dstack_manifest::{AppId, ComposeHash, InstanceId, KeyProviderKind, OsImageHa
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-use crate::TdFields;
+use crate::{TdFields, VerifiedPlatform};
 
 /// Where an application's keys come from, as measured: JSON `{"name","id"}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,6 +115,12 @@ pub fn mr_aggregated(fields: &TdFields, rtmr3: &Digest384) -> [u8; 32] {
         }
     }
     hash.finalize().into()
+}
+
+/// `SHA-256` of the machine's raw id: the same for all guests of one machine. Of the empty text where the evidence names none.
+#[must_use]
+pub fn device_id(platform: &VerifiedPlatform) -> [u8; 32] {
+    Sha256::digest(platform.hardware_id().unwrap_or_default()).into()
 }
 
 /// Result of comparing MRCONFIGID with the log.

@@ -6,12 +6,13 @@
 //!                                                            ▼
 //!                                       Verifier::verify ──▶ VerifiedEvidence (cannot be made otherwise)
 //! ```
-//! Pure: the clock and the vendor's collateral are arguments. Platforms: Intel TDX; the envelopes of other platforms are
-//! recognised and refused with [`EnvelopeError::NotImplemented`].
+//! Pure: the clock and the vendors' papers are arguments. A dstack guest on TDX is verified whole by [`Verifier::verify`]. The bare
+//! evidence of every platform has a [`PlatformVerifier`], one module each; [`Verifier::verify_platform`] puts it under the same policy.
 
 mod checks;
 mod collateral;
 mod crypto;
+mod dcap;
 mod envelope;
 mod envelope_msgpack;
 mod envelope_scale;
@@ -22,9 +23,11 @@ mod image;
 #[allow(dead_code, reason = "the verifiers of further platforms build on it")]
 mod platform;
 mod policy;
+mod policy_document;
 mod quote;
 mod report_data;
 pub mod sev_snp;
+mod sgx;
 mod tdx;
 mod trust;
 mod verified;
@@ -32,15 +35,18 @@ mod verify;
 
 pub use checks::{Check, CheckOutcome, CheckReport};
 pub use collateral::{CollateralError, Endorsements, QuoteCollateral};
-pub use envelope::{Attestation, EnvelopeError, MAX_ENVELOPE_BYTES};
+pub use envelope::{Attestation, Envelope, EnvelopeError, MAX_ENVELOPE_BYTES, PlatformEvidence};
 pub use error::{Reason, TdAttributeFault, VerifyError};
 pub use evidence::{Evidence, EvidenceError};
-pub use identity::{ClaimError, Claims, KeyProvider, MrScope, mr_aggregated, mr_system};
+pub use identity::{ClaimError, Claims, KeyProvider, MrScope, device_id, mr_aggregated, mr_system};
 pub use image::{AcpiSource, DocumentReference, ImageBindingError, ImageReference, LaunchRegisters, bound_measurement};
 pub use platform::{Context, Fact, Fault, Link, NotChecked, Passed, Platform, PlatformVerifier, Refusal, Register, VerifiedPlatform};
-pub use policy::{ImageRule, Policy, TcbStatus};
-pub use quote::{PckIssuer, QuoteError, TdFields, UnverifiedQuote};
+pub use policy::{DebugRule, ImageRule, ModuleRule, Policy, TcbStatus};
+pub use policy_document::{PolicyError, PolicyProblem};
+pub use quote::{EnclaveFields, PckIssuer, QuoteError, TdFields, UnverifiedQuote, UnverifiedSgxQuote};
 pub use report_data::{ContentType, ReportData, report_data};
+pub use sgx::SgxVerifier;
+pub use tdx::TdxVerifier;
 pub use trust::{Anchor, AnchorKind, TrustAnchorError, TrustAnchors, Vendor};
 pub use verified::{VerifiedEvidence, VerifiedQuote};
 pub use verify::Verifier;

@@ -11,7 +11,7 @@
 
 use std::{borrow::Cow, fmt};
 
-use crate::{AnchorKind, Endorsements, TcbStatus, TrustAnchors, Vendor};
+use crate::{AnchorKind, Endorsements, TcbStatus, TdFields, TrustAnchors, Vendor};
 
 /// A kind of hardware (or hypervisor) that signs evidence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -127,6 +127,8 @@ pub struct VerifiedPlatform {
     pub(crate) valid_until: Option<u64>,
     pub(crate) passed: Vec<Passed>,
     pub(crate) not_checked: Vec<NotChecked>,
+    /// The typed form of what a TDX quote says.
+    pub(crate) td: Option<Box<VerifiedTd>>,
 }
 
 impl VerifiedPlatform {
@@ -148,6 +150,7 @@ impl VerifiedPlatform {
             valid_until: None,
             passed: Vec::new(),
             not_checked: Vec::new(),
+            td: None,
         }
     }
 
@@ -255,6 +258,17 @@ impl VerifiedPlatform {
     }
 }
 
+/// What only a TDX quote has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct VerifiedTd {
+    /// Measured fields.
+    pub(crate) fields: TdFields,
+    /// Platform model.
+    pub(crate) fmspc: [u8; 6],
+    /// TCB status of platform and quoting enclave together.
+    pub(crate) tcb_status: TcbStatus,
+}
+
 /// A measurement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Register {
@@ -305,6 +319,8 @@ pub enum Link {
     Signature,
     /// The vendor knows the platform's firmware versions and has not revoked them.
     Tcb,
+    /// The guest was not launched in a way that makes its evidence worthless.
+    Attributes,
     /// The evidence was made for this challenge.
     ReportData,
     /// The log that comes with the evidence gives the signed registers.
@@ -323,6 +339,7 @@ impl Link {
             Self::AttestationKey => "attestation-key",
             Self::Signature => "signature",
             Self::Tcb => "tcb",
+            Self::Attributes => "attributes",
             Self::ReportData => "report-data",
             Self::EventLog => "event-log",
         }
@@ -372,6 +389,9 @@ pub enum Fault {
     /// Made for another challenge.
     #[error("the evidence answers another challenge")]
     OtherChallenge,
+    /// Genuine, and worthless: attributes that are never acceptable.
+    #[error("the guest was launched with attributes that are never acceptable")]
+    Forbidden,
     /// A form of evidence this release does not verify.
     #[error("this form of evidence is not implemented")]
     NotImplemented,

@@ -1,9 +1,9 @@
-//! A TDX quote, parsed but not verified.
+//! TDX and SGX quotes, parsed but not verified.
 
 use dcap_qvl::{
     config::PckCa,
     intel,
-    quote::{Quote, Report},
+    quote::{EnclaveReport, Quote, Report},
 };
 use dstack_event_log::Registers;
 use scale::Decode as _;
@@ -13,8 +13,9 @@ use crate::ReportData;
 /// Largest quote that is parsed; genuine ones have about 5 KiB, some clouds pad them to 8,000 bytes.
 pub(crate) const MAX_QUOTE_BYTES: usize = 128 << 10;
 const TEE_TYPE_TDX: u32 = 0x81;
+const TEE_TYPE_SGX: u32 = 0;
 
-/// Why bytes are not a TDX quote.
+/// Why bytes are not a quote of the expected kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum QuoteError {
@@ -24,17 +25,21 @@ pub enum QuoteError {
         /// Its size.
         got: usize,
     },
-    /// Not the structure of a version 4 or 5 quote.
+    /// Not the structure of a quote.
     #[error("bytes are not a quote: {reason}")]
     Malformed {
         /// What the parser met.
         reason: String,
     },
-    /// An SGX quote.
-    #[error("quote is of TEE type {tee_type:#x}, expected TDX (0x81)")]
-    NotTdx {
-        /// Its type.
+    /// A quote of another kind.
+    #[error("quote version {version} of TEE type {tee_type:#x} is not a {expected} quote")]
+    OtherKind {
+        /// Its version.
+        version: u16,
+        /// Its type: 0 SGX, 0x81 TDX.
         tee_type: u32,
+        /// What was expected.
+        expected: &'static str,
     },
     /// Something other than zeros follows the quote.
     #[error("{count} bytes follow the quote and are not zero padding")]
@@ -57,6 +62,14 @@ pub struct TdFields {
     pub mrtd: [u8; 48],
     /// RTMR0 to RTMR3.
     pub rtmr: Registers,
+    /// Versions of TDX module and firmware at the launch, 16 bytes.
+    pub tee_tcb_svn: [u8; 16],
+    /// The same now, after updates that kept the TD; absent from TDX 1.0 reports.
+    pub tee_tcb_svn2: Option<[u8; 16]>,
+    /// Attributes of the TDX module, 8 bytes.
+    pub seam_attributes: [u8; 8],
+    /// Processor state the TD may use, 8 bytes.
+    pub xfam: [u8; 8],
     /// Set by the host before the TD starts.
     pub mr_config_id: [u8; 48],
     /// Set by the host.
@@ -71,6 +84,27 @@ pub struct TdFields {
     pub mr_signer_seam: [u8; 48],
     /// Service TD bound to this one; zero if none, absent from TDX 1.0 reports.
     pub mr_service_td: Option<[u8; 48]>,
+    /// What the requester of the quote put in.
+    pub report_data: ReportData,
+}
+
+/// The measured fields of an SGX enclave report.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnclaveFields {
+    /// Measurement of the enclave.
+    pub mr_enclave: [u8; 32],
+    /// Hash of the enclave signer's key.
+    pub mr_signer: [u8; 32],
+    /// Product number given by the signer.
+    pub isv_prod_id: u16,
+    /// Security version given by the signer.
+    pub isv_svn: u16,
+    /// Versions of the processor's microcode and firmware.
+    pub cpu_svn: [u8; 16],
+    /// Enclave attributes: flags (8 bytes), then XFRM (8 bytes).
+    pub attributes: [u8; 16],
+    /// Selected state extensions.
+    pub misc_select: u32,
     /// What the requester of the quote put in.
     pub report_data: ReportData,
 }
@@ -95,6 +129,19 @@ impl PckIssuer {
     }
 }
 
+/// Decodes one quote that may be followed by zeros.
+fn decode(bytes: &[u8]) -> Result<Quote, QuoteError> {
+    if bytes.len() > MAX_QUOTE_BYTES {
+        return Err(QuoteError::TooLong { got: bytes.len() });
+    }
+    let mut rest = bytes;
+    let quote = Quote::decode(&mut rest).map_err(|error| QuoteError::Malformed { reason: one_line(&error) })?;
+    if rest.iter().any(|byte| *byte != 0) {
+        return Err(QuoteError::TrailingBytes { count: rest.len() });
+    }
+    Ok(quote)
+}
+
 /// A TDX quote of version 4 or 5. Nothing in it may be believed yet.
 #[derive(Debug, Clone)]
 pub struct UnverifiedQuote {
@@ -105,18 +152,10 @@ pub struct UnverifiedQuote {
 impl UnverifiedQuote {
     /// Parses `bytes`. Zero padding after the quote is tolerated, anything else is not.
     pub fn parse(bytes: &[u8]) -> Result<Self, QuoteError> {
-        if bytes.len() > MAX_QUOTE_BYTES {
-            return Err(QuoteError::TooLong { got: bytes.len() });
-        }
-        let mut rest = bytes;
-        let quote = Quote::decode(&mut rest).map_err(|error| QuoteError::Malformed { reason: one_line(&error) })?;
-        if rest.iter().any(|byte| *byte != 0) {
-            return Err(QuoteError::TrailingBytes { count: rest.len() });
-        }
-        if quote.header.tee_type != TEE_TYPE_TDX {
-            return Err(QuoteError::NotTdx { tee_type: quote.header.tee_type });
-        }
-        let fields = td_fields(&quote.report).ok_or(QuoteError::NotTdx { tee_type: quote.header.tee_type })?;
+        let quote = decode(bytes)?;
+        let (version, tee_type) = (quote.header.version, quote.header.tee_type);
+        let fields = td_fields(&quote.report).filter(|_| tee_type == TEE_TYPE_TDX);
+        let fields = fields.ok_or(QuoteError::OtherKind { version, tee_type, expected: "TDX" })?;
         Ok(Self { quote, fields })
     }
 
@@ -145,15 +184,59 @@ impl UnverifiedQuote {
 
     /// Issuer of the embedded PCK certificate: which revocation list to fetch.
     pub fn pck_issuer(&self) -> Result<PckIssuer, QuoteError> {
-        match intel::quote_ca(&self.quote).map_err(no_pck)? {
-            PckCa::Processor => Ok(PckIssuer::Processor),
-            PckCa::Platform => Ok(PckIssuer::Platform),
-        }
+        pck_issuer(&self.quote)
     }
 
     /// The embedded PCK chain, DER, leaf first.
     pub fn pck_chain(&self) -> Result<Vec<Vec<u8>>, QuoteError> {
         intel::extract_cert_chain(&self.quote).map_err(no_pck)
+    }
+}
+
+/// An SGX quote of version 3. Nothing in it may be believed yet.
+#[derive(Debug, Clone)]
+pub struct UnverifiedSgxQuote {
+    quote: Quote,
+    fields: EnclaveFields,
+}
+
+impl UnverifiedSgxQuote {
+    /// Parses `bytes`. Zero padding after the quote is tolerated, anything else is not.
+    pub fn parse(bytes: &[u8]) -> Result<Self, QuoteError> {
+        let quote = decode(bytes)?;
+        let (version, tee_type) = (quote.header.version, quote.header.tee_type);
+        let fields = quote.report.as_sgx().filter(|_| version == 3 && tee_type == TEE_TYPE_SGX).map(enclave_fields);
+        let fields = fields.ok_or(QuoteError::OtherKind { version, tee_type, expected: "SGX version 3" })?;
+        Ok(Self { quote, fields })
+    }
+
+    /// What the quote says about the enclave.
+    #[must_use]
+    pub fn fields(&self) -> &EnclaveFields {
+        &self.fields
+    }
+
+    /// Version of the quote format.
+    #[must_use]
+    pub fn version(&self) -> u16 {
+        self.quote.header.version
+    }
+
+    /// Platform model (6 bytes) from the embedded PCK certificate: which TCB information to fetch.
+    pub fn fmspc(&self) -> Result<[u8; 6], QuoteError> {
+        intel::quote_fmspc(&self.quote).map_err(no_pck)
+    }
+
+    /// Issuer of the embedded PCK certificate: which revocation list to fetch.
+    pub fn pck_issuer(&self) -> Result<PckIssuer, QuoteError> {
+        pck_issuer(&self.quote)
+    }
+}
+
+fn pck_issuer(quote: &Quote) -> Result<PckIssuer, QuoteError> {
+    match intel::quote_ca(quote).map_err(no_pck)? {
+        PckCa::Processor => Ok(PckIssuer::Processor),
+        PckCa::Platform => Ok(PckIssuer::Platform),
     }
 }
 
@@ -173,6 +256,10 @@ pub(crate) fn td_fields(report: &Report) -> Option<TdFields> {
     Some(TdFields {
         mrtd: td.mr_td,
         rtmr: Registers([td.rt_mr0, td.rt_mr1, td.rt_mr2, td.rt_mr3]),
+        tee_tcb_svn: td.tee_tcb_svn,
+        tee_tcb_svn2: report.as_td15().map(|report| report.tee_tcb_svn2),
+        seam_attributes: td.seam_attributes,
+        xfam: td.xfam,
         mr_config_id: td.mr_config_id,
         mr_owner: td.mr_owner,
         mr_owner_config: td.mr_owner_config,
@@ -182,4 +269,17 @@ pub(crate) fn td_fields(report: &Report) -> Option<TdFields> {
         mr_service_td: report.as_td15().map(|report| report.mr_service_td),
         report_data: td.report_data,
     })
+}
+
+fn enclave_fields(report: &EnclaveReport) -> EnclaveFields {
+    EnclaveFields {
+        mr_enclave: report.mr_enclave,
+        mr_signer: report.mr_signer,
+        isv_prod_id: report.isv_prod_id,
+        isv_svn: report.isv_svn,
+        cpu_svn: report.cpu_svn,
+        attributes: report.attributes,
+        misc_select: report.misc_select,
+        report_data: report.report_data,
+    }
 }

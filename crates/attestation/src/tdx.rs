@@ -1,82 +1,22 @@
-//! The signature side of a TDX quote, and the attributes that are never acceptable.
+//! Intel TDX: the verifier of its quotes, and the attributes of a TD that make its evidence worthless.
 
-use dcap_qvl::{QuoteClaims, QuotePolicy, TcbStatus, verify::QuoteVerifier};
+use crate::{Context, Platform, PlatformVerifier, Refusal, TdFields, UnverifiedQuote, VerifiedPlatform, dcap};
 
-use crate::{Fault, Link, QuoteCollateral, TdFields, crypto::Backend, error::Reason};
+/// Verifies TDX quotes of version 4 and 5.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TdxVerifier;
 
-/// Facts about the platform that a verified quote gives.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct PckPlatform {
-    pub(crate) tcb_status: TcbStatus,
-    pub(crate) advisory_ids: Vec<String>,
-    pub(crate) ppid: Vec<u8>,
-    pub(crate) fmspc: [u8; 6],
-    pub(crate) tcb_evaluation_data_number: u32,
-    pub(crate) collateral_expires_at: u64,
-}
+impl PlatformVerifier for TdxVerifier {
+    type Evidence = [u8];
 
-/// Verifies signatures, chains, revocation, dates and TCB matching against `root`.
-///
-/// `now`: Unix seconds, from the caller.
-pub(crate) fn verify_signature(quote: &[u8], collateral: &QuoteCollateral, root: Vec<u8>, now: u64) -> Result<PckPlatform, Reason> {
-    let names_root = collateral.names(&root);
-    let verifier = QuoteVerifier::<Backend>::new_with_config(root).allow_debug(true).allow_service_td(true);
-    let claims = verifier.verify_with_policy(quote, collateral.to_dcap(), now, &QuotePolicy::claims_only(now)).map_err(|error| {
-        match classify(&format!("{error:#}")) {
-            // Nothing in the collateral is under this root: that says more than which signature failed first.
-            Reason::Signature { fault: Fault::Invalid, detail, .. } if !names_root => {
-                Reason::Signature { link: Link::CertificateChain, fault: Fault::OtherRoot, detail }
-            }
-            reason => reason,
-        }
-    })?;
-    Ok(platform(claims))
-}
-
-fn platform(claims: QuoteClaims) -> PckPlatform {
-    PckPlatform {
-        tcb_status: claims.tcb.status,
-        advisory_ids: claims.tcb.advisory_ids,
-        ppid: claims.platform.pck.ppid,
-        fmspc: claims.platform.pck.fmspc,
-        tcb_evaluation_data_number: claims.tcb.eval_data_number,
-        collateral_expires_at: claims.earliest_expiration_date,
+    fn platform(&self) -> Platform {
+        Platform::Tdx
     }
-}
 
-/// Who is at fault, from the library's text (its version is pinned, and tests hold each line of this table).
-fn classify(text: &str) -> Reason {
-    const TABLE: &[(&str, Link, Fault)] = &[
-        ("issue date is in the future", Link::Endorsements, Fault::NotYetValid),
-        ("TCBInfo expired", Link::Endorsements, Fault::Expired),
-        ("QE Identity expired", Link::Endorsements, Fault::Expired),
-        ("CrlExpired", Link::Revocation, Fault::Expired),
-        ("CertExpired", Link::CertificateChain, Fault::Expired),
-        ("CertNotValidYet", Link::CertificateChain, Fault::NotYetValid),
-        ("CertRevoked", Link::Revocation, Fault::Revoked),
-        ("TCB status is invalid: Revoked", Link::Tcb, Fault::Revoked),
-        ("No matching TCB level", Link::Tcb, Fault::UnknownTcb),
-        ("below minimum required from TDX module", Link::Tcb, Fault::UnknownTcb),
-        ("Fmspc mismatch", Link::Endorsements, Fault::OtherPlatform),
-        ("UnknownIssuer", Link::CertificateChain, Fault::OtherRoot),
-        ("TDX module MRSIGNER mismatch", Link::Tcb, Fault::Module),
-        ("SEAMATTRIBUTES", Link::Tcb, Fault::Module),
-    ];
-    const ATTRIBUTES: &[(&str, TdAttributeFault)] = &[
-        ("Reserved bits in TD attributes", TdAttributeFault::ReservedBits),
-        ("TD migration is enabled", TdAttributeFault::Migratable),
-        ("SERVTD_EXT is enabled", TdAttributeFault::ServiceTd),
-        ("SEPT_VE_DISABLE is not enabled", TdAttributeFault::SeptVeEnabled),
-        ("Debug mode is enabled", TdAttributeFault::Debug),
-        ("TD profiling is enabled", TdAttributeFault::Debug),
-        ("Invalid MR service TD", TdAttributeFault::ServiceTd),
-    ];
-    if let Some((_, fault)) = ATTRIBUTES.iter().find(|(part, _)| text.contains(part)) {
-        return Reason::TdAttributes(*fault);
+    fn verify(&self, quote: &[u8], context: &Context<'_>) -> Result<VerifiedPlatform, Refusal> {
+        let parsed = UnverifiedQuote::parse(quote).map_err(|error| dcap::malformed(Platform::Tdx, &error))?;
+        dcap::verify(&dcap::Parsed::Tdx(&parsed), quote, context)
     }
-    let known = TABLE.iter().find(|(part, ..)| text.contains(part));
-    let (link, fault) = known.map_or((Link::Signature, Fault::Invalid), |(_, link, fault)| (*link, *fault));
-    Reason::Signature { link, fault, detail: text.chars().take(300).collect() }
 }
 
 /// An attribute of a TD that makes its evidence worthless, although the quote is genuine.
@@ -103,14 +43,45 @@ pub enum TdAttributeFault {
     ModuleSigner,
 }
 
-/// Checks the fields of a quote whose signature is good.
-pub(crate) fn check_attributes(fields: &TdFields) -> Result<(), TdAttributeFault> {
-    const SEPT_VE_DISABLE: u64 = 1 << 28;
-    const MIGRATABLE: u64 = 1 << 29;
-    const UNDER_DEBUG: u64 = 0xff;
+impl TdAttributeFault {
+    /// The fault that the verification library names in `text`.
+    pub(crate) fn in_words(text: &str) -> Self {
+        const WORDS: &[(&str, TdAttributeFault)] = &[
+            ("Debug mode", TdAttributeFault::Debug),
+            ("profiling", TdAttributeFault::Debug),
+            ("migration", TdAttributeFault::Migratable),
+            ("SEPT_VE_DISABLE", TdAttributeFault::SeptVeEnabled),
+            ("SERVTD_EXT", TdAttributeFault::ServiceTd),
+            ("MR service TD", TdAttributeFault::ServiceTd),
+        ];
+        WORDS.iter().find(|(words, _)| text.contains(words)).map_or(Self::ReservedBits, |(_, fault)| *fault)
+    }
+}
 
+const SERVTD_EXT: u64 = 1 << 17;
+const SEPT_VE_DISABLE: u64 = 1 << 28;
+const MIGRATABLE: u64 = 1 << 29;
+/// Bits 0 to 7: if any is set, the host can look inside.
+const UNDER_DEBUG: u64 = 0xff;
+
+/// Whether the host can look inside the TD.
+pub(crate) fn is_debug(fields: &TdFields) -> bool {
+    u64::from_le_bytes(fields.td_attributes) & UNDER_DEBUG != 0
+}
+
+/// What a policy may accept of a TD.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TdRules<'a> {
+    /// `mr_service_td` values that are accepted besides zero.
+    pub(crate) service_tds: &'a [[u8; 48]],
+    /// MRSIGNERSEAM must be zero, rather than what the signed TCB information names.
+    pub(crate) intel_module: bool,
+}
+
+/// Checks the attributes of a TD whose quote is genuine.
+pub(crate) fn check_attributes(fields: &TdFields, rules: &TdRules<'_>) -> Result<(), TdAttributeFault> {
     let attributes = u64::from_le_bytes(fields.td_attributes);
-    if attributes & UNDER_DEBUG != 0 {
+    if is_debug(fields) {
         return Err(TdAttributeFault::Debug);
     }
     if attributes & MIGRATABLE != 0 {
@@ -119,10 +90,12 @@ pub(crate) fn check_attributes(fields: &TdFields) -> Result<(), TdAttributeFault
     if attributes & SEPT_VE_DISABLE == 0 {
         return Err(TdAttributeFault::SeptVeEnabled);
     }
-    if fields.mr_signer_seam != [0; 48] {
+    if rules.intel_module && fields.mr_signer_seam != [0; 48] {
         return Err(TdAttributeFault::ModuleSigner);
     }
-    if fields.mr_service_td.is_some_and(|service| service != [0; 48]) {
+    let service_td = fields.mr_service_td.unwrap_or([0; 48]);
+    let bound = service_td != [0; 48] || attributes & SERVTD_EXT != 0;
+    if bound && !rules.service_tds.contains(&service_td) {
         return Err(TdAttributeFault::ServiceTd);
     }
     Ok(())

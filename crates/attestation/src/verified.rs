@@ -2,18 +2,17 @@
 
 use dstack_event_log::{Digest384, EventLog};
 use dstack_manifest::{OsImageHash, VmConfig};
-use sha2::{Digest as _, Sha256};
 
-use crate::{AnchorKind, CheckReport, Claims, MrScope, ReportData, TdFields, identity, policy::TcbStatus, tdx::PckPlatform};
+use crate::{AnchorKind, CheckReport, Claims, MrScope, ReportData, TdFields, VerifiedPlatform, identity, policy::TcbStatus};
 
-/// The result of [`Verifier::verify_quote`](crate::Verifier::verify_quote): a genuine quote of an acceptable TD, without its log.
+/// The result of [`Verifier::verify_quote`](crate::Verifier::verify_quote): a genuine TDX quote of an acceptable TD, without its log.
 ///
 /// It says which machine and what was measured, not what that means. No authorization accepts it.
 #[derive(Debug, Clone)]
 pub struct VerifiedQuote {
     pub(crate) fields: TdFields,
-    pub(crate) platform: PckPlatform,
-    pub(crate) anchor: AnchorKind,
+    pub(crate) platform: VerifiedPlatform,
+    pub(crate) tcb_status: TcbStatus,
     pub(crate) report: CheckReport,
 }
 
@@ -24,10 +23,16 @@ impl VerifiedQuote {
         &self.fields
     }
 
+    /// What the hardware says, as every platform gives it.
+    #[must_use]
+    pub fn platform(&self) -> &VerifiedPlatform {
+        &self.platform
+    }
+
     /// TCB status of platform and quoting enclave together.
     #[must_use]
     pub fn tcb_status(&self) -> TcbStatus {
-        self.platform.tcb_status
+        self.tcb_status
     }
 
     /// Advisories that apply.
@@ -39,7 +44,7 @@ impl VerifiedQuote {
     /// The root everything rests on.
     #[must_use]
     pub fn anchor(&self) -> &AnchorKind {
-        &self.anchor
+        &self.platform.anchor
     }
 
     /// The checks made.
@@ -62,8 +67,9 @@ impl VerifiedQuote {
 #[derive(Debug, Clone)]
 pub struct VerifiedEvidence {
     pub(crate) fields: TdFields,
-    pub(crate) platform: PckPlatform,
-    pub(crate) anchor: AnchorKind,
+    pub(crate) platform: VerifiedPlatform,
+    pub(crate) tcb_status: TcbStatus,
+    pub(crate) fmspc: [u8; 6],
     pub(crate) log: EventLog,
     pub(crate) claims: Claims,
     pub(crate) vm_config: Option<VmConfig>,
@@ -121,13 +127,13 @@ impl VerifiedEvidence {
     /// `SHA-256(PPID)` of the verified PCK certificate: the same for all TDs of one machine.
     #[must_use]
     pub fn device_id(&self) -> [u8; 32] {
-        Sha256::digest(&self.platform.ppid).into()
+        identity::device_id(&self.platform)
     }
 
     /// TCB status of platform and quoting enclave together. Never `Revoked`.
     #[must_use]
     pub fn tcb_status(&self) -> TcbStatus {
-        self.platform.tcb_status
+        self.tcb_status
     }
 
     /// Advisories that apply, of platform and quoting enclave.
@@ -136,16 +142,22 @@ impl VerifiedEvidence {
         &self.platform.advisory_ids
     }
 
+    /// What the hardware says, as every platform gives it.
+    #[must_use]
+    pub fn platform(&self) -> &VerifiedPlatform {
+        &self.platform
+    }
+
     /// Platform model.
     #[must_use]
     pub fn fmspc(&self) -> &[u8; 6] {
-        &self.platform.fmspc
+        &self.fmspc
     }
 
     /// Lower of the evaluation data numbers of TCB information and quoting enclave identity.
     #[must_use]
     pub fn tcb_evaluation_data_number(&self) -> u32 {
-        self.platform.tcb_evaluation_data_number
+        self.platform.tcb_evaluation_data_number.unwrap_or_default()
     }
 
     /// The quote's registers and fields.
@@ -175,13 +187,13 @@ impl VerifiedEvidence {
     /// The root everything rests on.
     #[must_use]
     pub fn anchor(&self) -> &AnchorKind {
-        &self.anchor
+        &self.platform.anchor
     }
 
     /// The root is not a hardware vendor's: nothing about hardware is proven.
     #[must_use]
     pub fn is_simulated(&self) -> bool {
-        self.anchor.is_simulated()
+        self.platform.anchor.is_simulated()
     }
 
     /// Every check with its outcome.
@@ -199,6 +211,6 @@ impl VerifiedEvidence {
     /// Unix seconds until which the collateral allows this verdict.
     #[must_use]
     pub fn collateral_expires_at(&self) -> u64 {
-        self.platform.collateral_expires_at
+        self.platform.valid_until.unwrap_or_default()
     }
 }

@@ -6,13 +6,13 @@ use dstack_event_log::EventLog;
 use dstack_manifest::{ComposeHash, OsImageHash, VmConfig};
 
 use crate::{
-    AcpiSource, AnchorKind, Check, CheckReport, Claims, DocumentReference, Endorsements, Evidence, Fault, ImageBindingError,
-    ImageReference, ImageRule, LaunchRegisters, Link, Policy, ReportData, TdFields, TrustAnchors, UnverifiedQuote, Vendor,
-    VerifiedEvidence, VerifiedQuote, VerifyError,
+    AcpiSource, AnchorKind, Check, CheckReport, Claims, Context, DocumentReference, Endorsements, Evidence, ImageBindingError,
+    ImageReference, ImageRule, LaunchRegisters, Link, Platform, PlatformVerifier, Policy, Refusal, ReportData, TdAttributeFault, TdFields,
+    TdxVerifier, TrustAnchors, VerifiedEvidence, VerifiedPlatform, VerifiedQuote, VerifyError,
     error::Reason,
     identity::{MrConfigIdMatch, match_mr_config_id},
     image::{acpi_digests_of, bound_measurement},
-    tdx::{self, PckPlatform},
+    platform::VerifiedTd,
 };
 
 /// Verifies evidence against trust anchors, a policy and reference values. Cheap to clone.
@@ -56,8 +56,7 @@ impl Verifier {
         expected_report_data: Option<&ReportData>,
     ) -> Result<VerifiedEvidence, VerifyError> {
         let mut run = Run { report: CheckReport::default(), anchor: None };
-        let (fields, platform, anchor) = self.check_quote(&mut run, &evidence.quote, endorsements, now)?;
-        run.step(Check::TcbPolicy, self.check_tcb(&platform))?;
+        let (VerifiedTd { fields, fmspc, tcb_status }, platform) = self.check_td(&mut run, &evidence.quote, endorsements, now)?;
         run.step(Check::ReportData, check_report_data(&fields, evidence, expected_report_data))?;
         let log = run.verify_log(evidence, &fields)?;
         let claims = run.identity(evidence, &log, &fields)?;
@@ -67,7 +66,8 @@ impl Verifier {
         Ok(VerifiedEvidence {
             fields,
             platform,
-            anchor,
+            tcb_status,
+            fmspc,
             log,
             claims,
             vm_config,
@@ -78,54 +78,73 @@ impl Verifier {
         })
     }
 
-    /// Verifies a quote alone: signatures up to the anchor, attributes, TCB policy. For quotes of other stacks and for diagnosis.
+    /// Verifies a TDX quote alone: signatures up to the anchor, and the policy. For quotes of other stacks and for diagnosis.
+    ///
+    /// Errors: the first check that fails, and the ones that held before.
     pub fn verify_quote(&self, quote: &[u8], endorsements: &Endorsements, now: u64) -> Result<VerifiedQuote, VerifyError> {
         let mut run = Run { report: CheckReport::default(), anchor: None };
-        let (fields, platform, anchor) = self.check_quote(&mut run, quote, endorsements, now)?;
-        run.step(Check::TcbPolicy, self.check_tcb(&platform))?;
-        Ok(VerifiedQuote { fields, platform, anchor, report: run.report })
+        let (VerifiedTd { fields, tcb_status, .. }, platform) = self.check_td(&mut run, quote, endorsements, now)?;
+        Ok(VerifiedQuote { fields, platform, tcb_status, report: run.report })
     }
 
-    fn check_quote(
+    fn check_td(
         &self,
         run: &mut Run,
         quote: &[u8],
         endorsements: &Endorsements,
         now: u64,
-    ) -> Result<(TdFields, PckPlatform, AnchorKind), VerifyError> {
-        let parsed = run.try_step(Check::QuoteFormat, UnverifiedQuote::parse(quote))?;
-        run.report.pass(Check::QuoteFormat, format!("TDX quote version {}", parsed.version()));
-        let missing = |link, detail: &str| Reason::Signature { link, fault: Fault::Missing, detail: detail.to_owned() };
-        let collateral = endorsements.collateral.as_ref().ok_or_else(|| missing(Link::Endorsements, "no collateral was given"));
-        let collateral = run.try_step(Check::QuoteSignature, collateral)?;
-        let selected = self.anchors.select(Vendor::Intel, |root| collateral.names(root));
-        let selected = selected.ok_or_else(|| missing(Link::CertificateChain, "no root of Intel is trusted"));
-        let selected = run.try_step(Check::QuoteSignature, selected)?;
-        let (anchor, root) = (selected.kind().clone(), selected.der().to_vec());
-        run.anchor = Some(anchor.clone());
-        let platform = match tdx::verify_signature(quote, collateral, root, now) {
-            Err(reason @ Reason::TdAttributes(_)) => {
-                run.report.pass(Check::QuoteSignature, anchor.to_string());
-                return Err(run.refuse(Check::TdAttributes, reason));
-            }
-            other => run.try_step(Check::QuoteSignature, other)?,
-        };
-        run.report.pass(Check::QuoteSignature, anchor.to_string());
-        let fields = parsed.fields().clone();
-        run.step(Check::TdAttributes, tdx::check_attributes(&fields).map(|()| "no debug, migration or service TD".to_owned()))?;
-        Ok((fields, platform, anchor))
+    ) -> Result<(VerifiedTd, VerifiedPlatform), VerifyError> {
+        let platform = self.check_platform(run, &TdxVerifier, quote, endorsements, now)?;
+        match platform.td.as_deref().cloned() {
+            Some(td) => Ok((td, platform)),
+            None => Err(run.refuse(Check::QuoteFormat, Reason::Platform { platform: platform.platform() })),
+        }
     }
 
-    fn check_tcb(&self, platform: &PckPlatform) -> Result<String, Reason> {
-        let status = platform.tcb_status;
-        if self.policy.accepted_tcb.as_ref().is_some_and(|accepted| !accepted.contains(&status)) {
-            return Err(Reason::TcbStatus { status });
+    /// Verifies a quote, report, document or token alone: signatures up to the anchor, the policy, and the challenge it answers.
+    /// For evidence of other stacks and for diagnosis; no authorization accepts the result.
+    ///
+    /// `expected_report_data`: the challenge; `None` only where the caller compares [`VerifiedPlatform::report_data`] itself.
+    /// Errors: the first check that fails, and the ones that held before.
+    pub fn verify_platform<V: PlatformVerifier>(
+        &self,
+        verifier: &V,
+        evidence: &V::Evidence,
+        endorsements: &Endorsements,
+        now: u64,
+        expected_report_data: Option<&[u8]>,
+    ) -> Result<(VerifiedPlatform, CheckReport), VerifyError> {
+        let mut run = Run { report: CheckReport::default(), anchor: None };
+        let platform = self.check_platform(&mut run, verifier, evidence, endorsements, now)?;
+        match expected_report_data {
+            Some(expected) if expected != platform.report_data() => return Err(run.refuse(Check::ReportData, Reason::ReportData)),
+            Some(_) => run.report.pass(Check::ReportData, "equals the expected value"),
+            None => run.report.skip(Check::ReportData, "left to the caller"),
         }
-        match platform.advisory_ids.iter().find(|advisory| self.policy.rejected_advisories.contains(advisory)) {
-            Some(advisory) => Err(Reason::Advisory { advisory: advisory.clone() }),
-            None if platform.advisory_ids.is_empty() => Ok(status.to_string()),
-            None => Ok(format!("{status}, advisories {}", platform.advisory_ids.join(", "))),
-        }
+        Ok((platform, run.report))
+    }
+
+    fn check_platform<V: PlatformVerifier>(
+        &self,
+        run: &mut Run,
+        verifier: &V,
+        evidence: &V::Evidence,
+        endorsements: &Endorsements,
+        now: u64,
+    ) -> Result<VerifiedPlatform, VerifyError> {
+        let context = Context { anchors: &self.anchors, endorsements, now };
+        let vendor = verifier.platform().vendor();
+        let anchor = vendor.and_then(|vendor| self.anchors.select(vendor, |root| endorsements.name(root)));
+        run.anchor = anchor.map(|anchor| anchor.kind().clone());
+        let platform = verifier.verify(evidence, &context).map_err(|refusal| run.refuse_link(verifier.platform(), refusal))?;
+        let found =
+            |link| platform.passed().iter().find(|passed| passed.link == link).map_or_else(String::new, |passed| passed.found.clone());
+        run.report.pass(Check::QuoteFormat, found(Link::Format));
+        run.report.pass(Check::QuoteSignature, platform.anchor().to_string());
+        run.anchor = Some(platform.anchor().clone());
+        let appraised = self.policy.appraise_into(&mut run.report, &platform, now);
+        appraised.map_err(|(check, reason)| run.refuse(check, *reason))?;
+        Ok(platform)
     }
 
     fn verify_image(
@@ -147,6 +166,10 @@ impl Verifier {
                 let caveat = if proven.acpi_tables_computed { "" } else { "; the content of its ACPI tables was not checked" };
                 run.report.pass(Check::OsImage, format!("os image {}{caveat}", proven.os_image_hash));
                 self.check_image_event(run, claims, proven.os_image_hash)?;
+                let os_image_hash = proven.os_image_hash;
+                if self.policy.allowed_images.as_ref().is_some_and(|allowed| !allowed.contains(&os_image_hash)) {
+                    return Err(run.refuse(Check::OsImage, Reason::ImageNotAllowed { os_image_hash }));
+                }
                 Ok((parsed, Some(proven)))
             }
             Err(reason) if self.policy.image == ImageRule::WherePossible && cannot_be_checked(&reason) => {
@@ -257,6 +280,26 @@ struct Run {
 }
 
 impl Run {
+    /// A refusal by a platform's verifier, as the check it belongs to.
+    fn refuse_link(&mut self, platform: Platform, refusal: Refusal) -> VerifyError {
+        let check = match refusal.link {
+            Link::Format => Check::QuoteFormat,
+            Link::ReportData => Check::ReportData,
+            Link::EventLog => Check::RuntimeLog,
+            Link::Attributes => Check::TdAttributes,
+            _ => Check::QuoteSignature,
+        };
+        if check != Check::QuoteFormat {
+            self.report.pass(Check::QuoteFormat, format!("{platform} evidence"));
+        }
+        if check != Check::TdAttributes {
+            return self.refuse(check, refusal.into());
+        }
+        self.report.pass(Check::QuoteSignature, "holds");
+        let reason = if platform == Platform::Tdx { TdAttributeFault::in_words(&refusal.detail).into() } else { refusal.into() };
+        self.refuse(check, reason)
+    }
+
     fn refuse(&self, check: Check, reason: Reason) -> VerifyError {
         VerifyError { check, reason: Box::new(reason), report: Box::new(self.report.clone()), anchor: self.anchor.clone() }
     }

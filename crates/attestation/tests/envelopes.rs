@@ -43,7 +43,7 @@ fn version_1_keeps_everything() {
     attestation.event_log.push(RuntimeEvent::new("late", b"x".to_vec(), EventVersion::V2).to_event());
 
     assert_eq!(Attestation::decode(&attestation.encode()).unwrap(), attestation);
-    assert_eq!(attestation.encode_v0().unwrap_err(), EnvelopeError::NoVersion0Form);
+    assert_eq!(attestation.encode_v0().unwrap_err(), EnvelopeError::NoVersion0Form { what: "version 2 runtime events" });
 }
 
 #[test]

@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
 
 use dstack_attestation::{
-    Check, CheckOutcome, Endorsements, Evidence, ImageRule, Policy, QuoteCollateral, Reason, TcbStatus, TdAttributeFault, TrustAnchors,
-    VerifiedEvidence, Verifier, VerifyError,
+    Check, CheckOutcome, Endorsements, Evidence, ImageRule, Policy, QuoteCollateral, Reason, TcbStatus, TdAttributeFault, TdxVerifier,
+    TrustAnchors, VerifiedEvidence, Verifier, VerifyError,
 };
 use dstack_event_log::{Digest384, Event, EventLog, EventVersion, RuntimeEvent};
 use dstack_manifest::{ComposeHash, KeyProviderKind, mr_config_id_v1, mr_config_id_v2};
@@ -230,7 +230,7 @@ fn collateral_of_another_vendor() {
     let anchors = TrustAnchors::hardware().danger_simulated_root(bench.vendor.root_der().to_vec()).unwrap();
     let verifier = Verifier::new(anchors, Policy::report_only());
 
-    let error = verifier.verify_quote(&quote, &other.endorsements(), NOW.cast_unsigned()).map(|_| ()).unwrap_err();
+    let error = verifier.verify_platform(&TdxVerifier, &quote, &other.endorsements(), NOW.cast_unsigned(), None).map(|_| ()).unwrap_err();
 
     assert_eq!(error.check, Check::QuoteSignature);
 }
