@@ -37,7 +37,7 @@ pub(super) fn pack(args: &DeployArgs, vmm: &Vmm, compose: &ComposeFile, progress
         return Err(Failure::usage("deploy/remote-archive", "image archives can be given to a local stack only", fix));
     };
     let step = progress.step("pack images");
-    let packed = volume::pack(&archives, &local.home().volumes(), &Toolbox::host())?;
+    let packed = volume::pack(&archives, &local.home().volumes(), &Toolbox::for_volumes(&crate::os::cache()?)?)?;
     refuse_unused(&packed, compose, args)?;
     let bytes = std::fs::metadata(&packed.path).map_or(0, |metadata| metadata.len());
     let names: Vec<&str> = packed.images.iter().map(|image| image.reference.as_str()).collect();

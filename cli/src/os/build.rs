@@ -135,7 +135,10 @@ fn recipe(named: Option<&Path>) -> Outcome<PathBuf> {
     })
 }
 
-fn cache() -> Outcome<PathBuf> {
+/// Where builds keep what they can use again.
+///
+/// Errors: neither XDG_CACHE_HOME nor HOME is set.
+pub(crate) fn cache() -> Outcome<PathBuf> {
     let cache = dstack_service::directories::cache();
     let cache = cache.ok_or_else(|| Failure::usage("os/no-cache", "neither XDG_CACHE_HOME nor HOME is set", "set XDG_CACHE_HOME"))?;
     Ok(cache.join("os"))

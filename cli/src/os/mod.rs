@@ -5,7 +5,7 @@ mod list;
 mod measure;
 mod pack;
 
-pub(crate) use build::{build, lock};
+pub(crate) use build::{build, cache, lock};
 pub(crate) use list::list;
 pub(crate) use measure::measure;
 pub(crate) use pack::pack;

@@ -21,7 +21,7 @@ pub(crate) fn pack(archives: &[PathBuf], folder: Option<&Path>, output: Output) 
         return Err(Failure::usage("deploy/no-archive", format!("there is no image archive {}", missing.display()), "name an OCI archive"));
     }
     let step = Progress::new(output).step("pack images");
-    let packed = volume::pack(&paths, &folder, &Toolbox::host())?;
+    let packed = volume::pack(&paths, &folder, &Toolbox::for_volumes(&crate::os::cache()?)?)?;
     step.done("");
     let bytes = std::fs::metadata(&packed.path).map_or(0, |metadata| metadata.len());
     let images: Vec<_> =

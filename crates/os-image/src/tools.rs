@@ -26,6 +26,16 @@ pub enum ToolError {
         /// Debian package that has it.
         package: &'static str,
     },
+    /// It is too old.
+    #[error("{program} of this machine cannot {what}")]
+    TooOld {
+        /// The program.
+        program: &'static str,
+        /// What it has to be able to do.
+        what: &'static str,
+        /// Package and version that can.
+        needs: &'static str,
+    },
     /// It cannot be started.
     #[error("start {program}")]
     Start {
@@ -51,6 +61,7 @@ impl UserFacing for ToolError {
     fn code(&self) -> &'static str {
         match self {
             Self::Missing { .. } => "tool/missing",
+            Self::TooOld { .. } => "tool/too-old",
             Self::Start { .. } => "tool/not-started",
             Self::Failed { .. } => "tool/failed",
         }
@@ -59,6 +70,7 @@ impl UserFacing for ToolError {
     fn fix(&self) -> String {
         match self {
             Self::Missing { package, .. } => format!("install it: apt-get install {package}"),
+            Self::TooOld { needs, .. } => format!("install {needs}, or run `dstack os build` once: its tools are used then"),
             Self::Start { program, .. } => format!("check that this user may run {program}"),
             Self::Failed { .. } => "read the program's output above; check free disk space and the network, then try again".to_owned(),
         }
@@ -82,6 +94,24 @@ impl Toolbox {
     #[must_use]
     pub fn pinned(root: impl Into<PathBuf>) -> Self {
         Self { root: Some(root.into()) }
+    }
+
+    /// Programs that can make volumes: this machine's, or where its `mkfs.erofs` does not read tar archives those that `dstack os build`
+    /// keeps in its cache. `build_cache`: that cache's folder.
+    ///
+    /// # Errors
+    /// [`ToolError::TooOld`] if neither can.
+    pub fn for_volumes(build_cache: &Path) -> Result<Self, ToolError> {
+        let trees = std::fs::read_dir(build_cache.join("tools")).into_iter().flatten().flatten();
+        let mut pinned: Vec<PathBuf> = trees.map(|tree| tree.path()).filter(|tree| tree.join("usr/bin/mkfs.erofs").exists()).collect();
+        pinned.sort();
+        let candidates = std::iter::once(Self::host()).chain(pinned.into_iter().map(Self::pinned));
+        let able = |tools: &Self| {
+            let help = tools.command("mkfs.erofs").arg("--help").stdin(Stdio::null()).output();
+            help.is_ok_and(|help| String::from_utf8_lossy(&[help.stdout, help.stderr].concat()).contains("--tar="))
+        };
+        let needs = "erofs-utils 1.7 or newer (Debian 13 has it)";
+        candidates.into_iter().find(able).ok_or(ToolError::TooOld { program: "mkfs.erofs", what: "read tar archives", needs })
     }
 
     /// A command for `program`, such as `mkfs.erofs`.

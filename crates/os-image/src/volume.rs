@@ -1,11 +1,13 @@
-//! Container images as a read-only volume: an OCI layout in an erofs image with its dm-verity tree.
+//! Container images as a read-only volume that a container engine uses in place: an erofs image with its dm-verity tree.
 //!
 //! Layout of the file: erofs data, verity superblock and tree, and one last block with the JSON text
 //! `{"data_size":N}` padded with zeros. That last block is only a hint where the tree starts: whoever opens the volume
 //! knows the root hash from the measured app-compose, and a wrong offset cannot match it.
-//! The erofs image holds `oci-layout`, `index.json`, `blobs/sha256/*` and, for container engines that load only that
-//! form, `manifest.json`. The same archives give the same bytes.
+//! The erofs image holds, as an OCI layout does, `oci-layout`, `index.json` and under `blobs/sha256` the manifests and configurations;
+//! but each layer is a directory, `layers/<diff id>/root`, with the whiteouts of overlayfs, and its size in bytes as text in
+//! `layers/<diff id>/size`. Nothing has to be unpacked where it is used. The same archives give the same bytes.
 
+mod layers;
 mod oci;
 
 use std::{
@@ -106,7 +108,7 @@ pub struct PackedVolume {
 
 /// Packs OCI archives (tar files with an OCI image layout) into one volume in `folder`.
 ///
-/// The archives are untrusted: names, sizes and digests are checked. Needs `mkfs.erofs` from `tools`.
+/// The archives are untrusted: names, sizes and digests are checked. `tools`: [`Toolbox::for_volumes`].
 ///
 /// # Errors
 /// [`VolumeError`]; nothing is left in `folder`.
@@ -129,18 +131,33 @@ pub fn pack(archives: &[&Path], folder: &Path, tools: &Toolbox) -> Result<Packed
     if let Some(pair) = images.windows(2).find(|pair| matches!(pair, [a, b] if a.reference == b.reference && !a.reference.is_empty())) {
         return Err(VolumeError::Ambiguous { reference: pair.first().map(|image| image.reference.clone()).unwrap_or_default() });
     }
-    oci::write_index(&layout, &images).map_err(failed("write", &layout))?;
+    let tree = work.path().join("volume.tar");
+    write_tree(&layout, &images, &tree).map_err(|source| VolumeError::Archive {
+        path: archives.iter().map(|archive| archive.display().to_string()).collect::<Vec<_>>().join(", ").into(),
+        source,
+    })?;
     let image = work.path().join("volume.img");
-    make_erofs(&layout, &image, tools)?;
+    make_erofs(&tree, &image, tools)?;
     let (verity_root, data_bytes) = seal(&image)?;
     let path = folder.join(format!("{verity_root}.img"));
     fs::rename(&image, &path).map_err(failed("write", &path))?;
     Ok(PackedVolume { path, verity_root, data_bytes, images })
 }
 
+/// Writes what the volume holds as one tar: users, times, devices and attributes stay as the images have them, whoever packs.
+fn write_tree(layout: &Path, images: &[PackedImage], tree: &Path) -> Result<(), OciError> {
+    let blobs = layout.join("blobs/sha256");
+    let mut out = tar::Builder::new(io::BufWriter::new(File::create(tree)?));
+    oci::append_documents(&mut out, &blobs, images)?;
+    for (diff_id, blob) in layers::of_images(images, &blobs)? {
+        layers::append(&mut out, &diff_id, &blob)?;
+    }
+    Ok(out.into_inner()?.flush()?)
+}
+
 fn make_erofs(tree: &Path, image: &Path, tools: &Toolbox) -> Result<(), ToolError> {
     let mut command = tools.command("mkfs.erofs");
-    command.args(["-zlz4hc,9", "-C65536", "-T0", "-U00000000-0000-0000-0000-000000000000", "--all-root", "-x-1", "-d0"]);
+    command.args(["--tar=f", "--aufs", "-zlz4hc,9", "-C65536", "-T0", "--mkfs-time", "-U00000000-0000-0000-0000-000000000000", "-d0"]);
     tools::run(command.arg(image).arg(tree)).map(drop)
 }
 

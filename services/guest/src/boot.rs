@@ -15,6 +15,7 @@ pub mod docker_engine;
 pub mod environment;
 pub mod host_config;
 pub mod host_share;
+pub mod image_store;
 pub mod images;
 pub mod keys;
 pub mod layout;

@@ -143,7 +143,7 @@ pub(super) fn unpack(archive: &Path, layout: &Path) -> Result<Vec<PackedImage>, 
         match name.strip_prefix("blobs/sha256/") {
             Some(hex) => write_blob(&mut entry, &blobs, hex.parse().map_err(|_| foreign())?)?,
             None if name == "index.json" => index = Some(read_json(&mut entry, "index.json")?),
-            // Derived from the index again.
+            // Derived from the index.
             None if ["oci-layout", "manifest.json", "repositories"].contains(&name.as_str()) => {}
             None => return Err(foreign()),
         }
@@ -208,32 +208,40 @@ fn open_blob(blobs: &Path, descriptor: &Descriptor) -> Result<File, OciError> {
     if file.metadata()?.len() == descriptor.size { Ok(file) } else { Err(missing()) }
 }
 
-fn read_json<T: serde::de::DeserializeOwned>(source: &mut impl Read, what: &str) -> Result<T, OciError> {
+pub(super) fn read_json<T: serde::de::DeserializeOwned>(source: &mut impl Read, what: &str) -> Result<T, OciError> {
     let mut bytes = Vec::new();
     source.take(MAX_JSON_BYTES).read_to_end(&mut bytes)?;
     serde_json::from_slice(&bytes).map_err(|error| OciError::Document { what: what.to_owned(), reason: error.to_string() })
 }
 
-/// Writes the documents of the layout and removes blobs that no image of it needs.
-pub(super) fn write_index(layout: &Path, images: &[PackedImage]) -> io::Result<()> {
+/// Appends the documents: what the volume holds, and manifest and configuration of each image.
+pub(super) fn append_documents(out: &mut tar::Builder<impl Write>, blobs: &Path, images: &[PackedImage]) -> Result<(), OciError> {
     let manifests: Vec<Descriptor> = images.iter().map(descriptor).collect();
-    let index = serde_json::json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": manifests });
-    let engine: Vec<_> = images.iter().map(engine_entry).collect();
-    fs::write(layout.join("oci-layout"), LAYOUT)?;
-    fs::write(layout.join("index.json"), index.to_string())?;
-    fs::write(layout.join("manifest.json"), serde_json::Value::from(engine).to_string())?;
-    let needed: BTreeSet<&str> = images
-        .iter()
-        .flat_map(|image| image.layers.iter().chain([&image.config, &image.digest]))
-        .filter_map(|digest| digest.strip_prefix("sha256:"))
-        .collect();
-    for entry in fs::read_dir(layout.join("blobs/sha256"))? {
-        let entry = entry?;
-        if !needed.contains(entry.file_name().to_string_lossy().as_ref()) {
-            fs::remove_file(entry.path())?;
-        }
+    let index = serde_json::json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": manifests }).to_string();
+    append_document(out, "oci-layout", LAYOUT)?;
+    append_document(out, "index.json", index.as_bytes())?;
+    let needed: BTreeSet<&str> =
+        images.iter().flat_map(|image| [&image.config, &image.digest]).filter_map(|digest| digest.strip_prefix("sha256:")).collect();
+    for digest in needed {
+        append_document(out, &format!("blobs/sha256/{digest}"), &fs::read(blobs.join(digest))?)?;
     }
     Ok(())
+}
+
+fn append_document(out: &mut tar::Builder<impl Write>, name: &str, bytes: &[u8]) -> io::Result<()> {
+    out.append_data(&mut header(tar::EntryType::Regular, 0o444, bytes.len() as u64), name, bytes)
+}
+
+/// Header of an entry of ours: root's, from the beginning of time.
+pub(super) fn header(kind: tar::EntryType, mode: u32, size: u64) -> tar::Header {
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_size(size);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header
 }
 
 fn descriptor(image: &PackedImage) -> Descriptor {
@@ -245,15 +253,4 @@ fn descriptor(image: &PackedImage) -> Descriptor {
         annotations: reference.into_iter().collect(),
         platform: None,
     }
-}
-
-/// An entry of `manifest.json`, the form that a container engine with its own layer store loads.
-fn engine_entry(image: &PackedImage) -> serde_json::Value {
-    let path = |digest: &String| format!("blobs/sha256/{}", digest.trim_start_matches("sha256:"));
-    let tags: Vec<&String> = [&image.reference].into_iter().filter(|reference| reference.contains(':')).collect();
-    serde_json::json!({
-        "Config": path(&image.config),
-        "RepoTags": tags,
-        "Layers": image.layers.iter().map(path).collect::<Vec<_>>(),
-    })
 }

@@ -38,6 +38,20 @@ impl DockerEngine {
         &self.socket
     }
 
+    /// Waits until the engine takes connections; it answers them when it is ready.
+    ///
+    /// Errors: it does not within `patience`.
+    pub fn wait_until_listening(&self, patience: Duration) -> io::Result<()> {
+        let deadline = Instant::now() + patience;
+        loop {
+            match UnixStream::connect(&self.socket) {
+                Ok(_) => return Ok(()),
+                Err(error) if Instant::now() >= deadline => return Err(error),
+                Err(_) => std::thread::sleep(Duration::from_millis(5)),
+            }
+        }
+    }
+
     /// Waits until the engine answers.
     ///
     /// Errors: it does not within `patience`.
@@ -64,50 +78,11 @@ impl DockerEngine {
         read_answer(stream)
     }
 
-    /// Sends a POST whose body `write` produces as it goes.
-    ///
-    /// Errors: as [`DockerEngine::get`], and those of `write`.
-    pub fn post(&self, path: &str, patience: Duration, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<Answer> {
-        let mut stream = self.connect(patience)?;
-        let head = "Host: docker\r\nConnection: close\r\nContent-Type: application/x-tar\r\nTransfer-Encoding: chunked";
-        write!(stream, "POST {path} HTTP/1.1\r\n{head}\r\n\r\n")?;
-        let mut body = io::BufWriter::with_capacity(256 << 10, Chunked { stream: &stream });
-        let sent = write(&mut body).and_then(|()| body.flush());
-        drop(body);
-        if sent.is_ok() {
-            stream.write_all(b"0\r\n\r\n")?;
-        }
-        // An engine that refuses the body early says why.
-        let answer = read_answer(stream);
-        sent.and(answer)
-    }
-
     fn connect(&self, patience: Duration) -> io::Result<UnixStream> {
         let stream = UnixStream::connect(&self.socket)?;
         stream.set_read_timeout(Some(patience))?;
         stream.set_write_timeout(Some(patience))?;
         Ok(stream)
-    }
-}
-
-struct Chunked<'a> {
-    stream: &'a UnixStream,
-}
-
-impl Write for Chunked<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if bytes.is_empty() {
-            return Ok(0);
-        }
-        let mut stream = self.stream;
-        write!(stream, "{:x}\r\n", bytes.len())?;
-        stream.write_all(bytes)?;
-        stream.write_all(b"\r\n")?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 
@@ -171,7 +146,7 @@ mod tests {
             let (mut stream, _) = listener.accept().unwrap();
             let mut seen = Vec::new();
             let mut byte = [0];
-            while !(seen.ends_with(b"0\r\n\r\n") || (seen.starts_with(b"GET") && seen.ends_with(b"\r\n\r\n"))) {
+            while !seen.ends_with(b"\r\n\r\n") {
                 stream.read_exact(&mut byte).unwrap();
                 seen.push(byte[0]);
             }
@@ -194,16 +169,6 @@ mod tests {
             assert_eq!((got.status, got.body.as_slice()), (200, &b"hello"[..]));
             server.join().unwrap();
         }
-    }
-
-    #[test]
-    fn a_body_is_sent_in_chunks() {
-        let (_directory, engine, server) = served(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
-
-        engine.post("/images/load", Duration::from_secs(5), |body| body.write_all(b"data")).unwrap();
-
-        let seen = String::from_utf8(server.join().unwrap()).unwrap();
-        assert!(seen.ends_with("\r\n\r\n4\r\ndata\r\n0\r\n\r\n"), "{seen}");
     }
 
     #[test]

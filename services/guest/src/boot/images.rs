@@ -1,22 +1,20 @@
-//! Container images that came on a verified volume as an OCI layout: checked against the measured app-compose and loaded
-//! into the engine. Nothing is downloaded.
+//! Container images that came on a verified volume: checked against the measured app-compose. Nothing is downloaded or unpacked.
+//!
+//! The volume's root hash is measured, so what is on it is what was packed; the digests say that it holds these images and no others.
 
 use std::{
-    fs, io,
-    io::{Read as _, Write},
+    fs,
+    io::{self, Read as _},
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use dstack_api::UserFacing;
 use dstack_manifest::{Digest32, PreloadedImage, VerityVolume};
 use serde::Deserialize;
 
-use super::docker_engine::DockerEngine;
+use super::image_store::StoreError;
 
 const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
-const LOAD_PATIENCE: Duration = Duration::from_secs(1800);
-const QUERY_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Why an image was not loaded.
 #[derive(Debug, thiserror::Error)]
@@ -47,28 +45,22 @@ pub enum ImageError {
         /// Digests of the document.
         expected: Vec<String>,
     },
-    /// The engine did not take it.
-    #[error("load image {reference} into the container engine")]
-    Engine {
-        /// The image.
-        reference: String,
-        /// The cause.
-        #[source]
-        source: io::Error,
-    },
+    /// They cannot be entered into the engine's store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 impl UserFacing for ImageError {
     fn code(&self) -> &'static str {
         match self {
-            Self::Engine { .. } => "guest/image-load",
+            Self::Store(_) => "guest/image-store",
             _ => "guest/image-volume-refused",
         }
     }
 
     fn fix(&self) -> String {
         match self {
-            Self::Engine { .. } => "give the VM a larger disk; otherwise pack the image archive again".to_owned(),
+            Self::Store(_) => "give the VM a larger disk; otherwise pack the image archive again".to_owned(),
             _ => "pack the image archives again and deploy what that gives".to_owned(),
         }
     }
@@ -87,16 +79,33 @@ struct Descriptor {
 #[derive(Deserialize)]
 struct Manifest {
     config: Descriptor,
-    layers: Vec<Descriptor>,
 }
 
-/// An image of a layout whose manifest has the measured digest.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Deserialize)]
+struct Config {
+    rootfs: RootFs,
+}
+
+#[derive(Deserialize)]
+struct RootFs {
+    diff_ids: Vec<String>,
+}
+
+/// An image of a volume whose manifest has the measured digest.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckedImage {
-    layout: PathBuf,
-    reference: String,
-    config: Digest32,
-    layers: Vec<Digest32>,
+    /// Where its volume is mounted.
+    pub(super) volume: PathBuf,
+    /// Name the compose file uses.
+    pub(super) reference: String,
+    /// Digest of the manifest.
+    pub(super) manifest: Digest32,
+    /// Digest of the configuration: the engine's id of the image.
+    pub(super) id: Digest32,
+    /// The configuration.
+    pub(super) config: Vec<u8>,
+    /// Layers, lowest first, by the digest of their uncompressed tar.
+    pub(super) diff_ids: Vec<Digest32>,
 }
 
 /// Checks all images of the app against the layouts on its volumes. `root`: `/` outside tests.
@@ -132,26 +141,38 @@ fn check_index(layout: &Path, wanted: &[&PreloadedImage]) -> Result<(), ImageErr
 }
 
 fn check_image(layout: &Path, image: &PreloadedImage) -> Result<CheckedImage, ImageError> {
-    let digest = parse_digest(layout, &image.digest)?;
-    let path = blob(layout, &digest);
-    let bytes = read_document(&path)?;
-    if Digest32::of(&bytes) != digest {
-        return Err(ImageError::Document { path, reason: format!("it does not have the digest {digest}") });
-    }
+    let manifest_digest = parse_digest(layout, &image.digest)?;
+    let (path, bytes) = read_blob(layout, &manifest_digest)?;
     let manifest: Manifest = parse(&path, &bytes)?;
-    let layers = manifest.layers.iter().map(|layer| parse_digest(layout, &layer.digest)).collect::<Result<_, _>>()?;
-    let config = parse_digest(layout, &manifest.config.digest)?;
-    Ok(CheckedImage { layout: layout.to_owned(), reference: image.reference.clone(), config, layers })
+    let id = parse_digest(layout, &manifest.config.digest)?;
+    let (path, config) = read_blob(layout, &id)?;
+    let parsed: Config = parse(&path, &config)?;
+    let diff_ids = parsed.rootfs.diff_ids.iter().map(|diff_id| parse_digest(layout, diff_id)).collect::<Result<Vec<_>, _>>()?;
+    if let Some(missing) = diff_ids.iter().map(|diff_id| layer(layout, diff_id)).find(|path| !path.is_dir()) {
+        return Err(ImageError::Document { path: missing, reason: "it is not on the volume".to_owned() });
+    }
+    let reference = image.reference.clone();
+    Ok(CheckedImage { volume: layout.to_owned(), reference, manifest: manifest_digest, id, config, diff_ids })
+}
+
+/// Directory of a layer's files.
+pub(super) fn layer(volume: &Path, diff_id: &Digest32) -> PathBuf {
+    volume.join("layers").join(diff_id.to_string()).join("root")
+}
+
+fn read_blob(layout: &Path, digest: &Digest32) -> Result<(PathBuf, Vec<u8>), ImageError> {
+    let path = layout.join("blobs/sha256").join(digest.to_string());
+    let bytes = read_document(&path)?;
+    if Digest32::of(&bytes) == *digest {
+        return Ok((path, bytes));
+    }
+    Err(ImageError::Document { path, reason: format!("it does not have the digest {digest}") })
 }
 
 fn parse_digest(layout: &Path, text: &str) -> Result<Digest32, ImageError> {
     text.strip_prefix("sha256:")
         .and_then(|digits| digits.parse().ok())
         .ok_or_else(|| ImageError::Document { path: layout.join("index.json"), reason: format!("{text:?} is not a SHA-256 digest") })
-}
-
-fn blob(layout: &Path, digest: &Digest32) -> PathBuf {
-    layout.join("blobs/sha256").join(digest.to_string())
 }
 
 fn read_document(path: &Path) -> Result<Vec<u8>, ImageError> {
@@ -166,96 +187,18 @@ fn parse<T: serde::de::DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T,
     serde_json::from_slice(bytes).map_err(|error| ImageError::Document { path: path.to_owned(), reason: error.to_string() })
 }
 
-/// What was done with an image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LoadOutcome {
-    /// The engine has it from an earlier boot.
-    AlreadyThere,
-    /// It was loaded.
-    Loaded,
-}
-
-impl CheckedImage {
-    /// Name the compose file uses.
-    #[must_use]
-    pub fn reference(&self) -> &str {
-        &self.reference
-    }
-
-    /// Loads the image under its reference, unless the engine has exactly this one.
-    ///
-    /// Errors: the engine refuses it or breaks off.
-    pub fn load(&self, engine: &DockerEngine) -> Result<LoadOutcome, ImageError> {
-        let failed = |source| ImageError::Engine { reference: self.reference.clone(), source };
-        let known = engine.get(&format!("/images/{}/json", self.reference), QUERY_PATIENCE).map_err(failed)?;
-        if known.status == 200 && image_id(&known.body) == Some(format!("sha256:{}", self.config)) {
-            return Ok(LoadOutcome::AlreadyThere);
-        }
-        let answer = engine.post("/images/load?quiet=1", LOAD_PATIENCE, |body| self.write_archive(body)).map_err(failed)?;
-        let text = String::from_utf8_lossy(&answer.body);
-        if answer.status == 200 && !text.contains("\"error\"") {
-            return Ok(LoadOutcome::Loaded);
-        }
-        let text: String = crate::console::printable(&text).chars().take(400).collect();
-        Err(failed(io::Error::other(format!("the engine answered HTTP {}: {text}", answer.status))))
-    }
-
-    /// The archive form the engine takes: `manifest.json`, then the blobs it names.
-    fn write_archive(&self, out: &mut dyn Write) -> io::Result<()> {
-        let path = |digest: &Digest32| format!("blobs/sha256/{digest}");
-        let manifest = serde_json::json!([{
-            "Config": path(&self.config),
-            "RepoTags": [self.reference],
-            "Layers": self.layers.iter().map(path).collect::<Vec<_>>(),
-        }]);
-        let mut archive = tar::Builder::new(out);
-        append(&mut archive, "manifest.json", serde_json::to_vec(&manifest)?.as_slice())?;
-        let mut done: Vec<&Digest32> = Vec::new();
-        for digest in std::iter::once(&self.config).chain(&self.layers) {
-            if done.contains(&digest) {
-                continue;
-            }
-            let file = fs::File::open(blob(&self.layout, digest))?;
-            let mut header = header(file.metadata()?.len());
-            archive.append_data(&mut header, path(digest), file)?;
-            done.push(digest);
-        }
-        archive.finish()
-    }
-}
-
-fn append(archive: &mut tar::Builder<&mut dyn Write>, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let mut header = header(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
-    archive.append_data(&mut header, name, bytes)
-}
-
-fn header(size: u64) -> tar::Header {
-    let mut header = tar::Header::new_gnu();
-    header.set_size(size);
-    header.set_mode(0o644);
-    header
-}
-
-fn image_id(body: &[u8]) -> Option<String> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Image {
-        id: String,
-    }
-    serde_json::from_slice::<Image>(body).ok().map(|image| image.id)
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests panic on purpose")]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    struct Layout {
-        directory: tempfile::TempDir,
-        manifest: Digest32,
+    /// A directory with one volume, mounted on `v`, with one image of `layers`.
+    pub(in crate::boot) struct Volume {
+        pub(in crate::boot) directory: tempfile::TempDir,
+        pub(in crate::boot) manifest: Digest32,
     }
 
-    fn must_layout() -> Layout {
+    pub(in crate::boot) fn must_volume(layers: &[&str]) -> Volume {
         let directory = tempfile::tempdir().unwrap();
         let blobs = directory.path().join("v/blobs/sha256");
         fs::create_dir_all(&blobs).unwrap();
@@ -264,52 +207,71 @@ mod tests {
             fs::write(blobs.join(digest.to_string()), bytes).unwrap();
             digest
         };
-        let (config, layer) = (put(b"{}"), put(b"layer"));
-        let manifest = put(format!(r#"{{"config":{{"digest":"sha256:{config}"}},"layers":[{{"digest":"sha256:{layer}"}}]}}"#).as_bytes());
+        let diff_ids: Vec<String> = layers.iter().map(|name| format!("sha256:{}", Digest32::of(name.as_bytes()))).collect();
+        for name in layers {
+            let root = layer(&directory.path().join("v"), &Digest32::of(name.as_bytes()));
+            fs::create_dir_all(&root).unwrap();
+            fs::write(root.join("file"), name).unwrap();
+            fs::write(root.with_file_name("size"), name.len().to_string()).unwrap();
+        }
+        let config = put(serde_json::json!({ "rootfs": { "type": "layers", "diff_ids": diff_ids } }).to_string().as_bytes());
+        let manifest = put(format!(r#"{{"config":{{"digest":"sha256:{config}"}}}}"#).as_bytes());
         let index = format!(r#"{{"manifests":[{{"digest":"sha256:{manifest}"}}]}}"#);
         fs::write(directory.path().join("v/index.json"), index).unwrap();
-        Layout { directory, manifest }
+        Volume { directory, manifest }
     }
 
-    fn checked(layout: &Layout, digest: &str) -> Result<Vec<CheckedImage>, ImageError> {
-        let volume = VerityVolume { source: "v.img".to_owned(), verity_root: Digest32::new([0; 32]), target: "/v".to_owned() };
-        let image = PreloadedImage { reference: "hello:1".to_owned(), digest: digest.to_owned(), volume: 0 };
-        check_all(layout.directory.path(), &[volume], &[image])
-    }
-
-    #[test]
-    fn the_archive_holds_manifest_config_and_layers() {
-        let layout = must_layout();
-        let images = checked(&layout, &format!("sha256:{}", layout.manifest)).unwrap();
-        let mut archive = Vec::new();
-
-        images[0].write_archive(&mut archive).unwrap();
-
-        let mut archive = tar::Archive::new(archive.as_slice());
-        let names: Vec<String> = archive.entries().unwrap().map(|entry| entry.unwrap().path().unwrap().display().to_string()).collect();
-        assert_eq!(names.len(), 3);
-        assert_eq!(names[0], "manifest.json");
+    pub(in crate::boot) fn checked(volume: &Volume, reference: &str, digest: &str) -> Result<Vec<CheckedImage>, ImageError> {
+        let verity = VerityVolume { source: "v.img".to_owned(), verity_root: Digest32::new([0; 32]), target: "/v".to_owned() };
+        let image = PreloadedImage { reference: reference.to_owned(), digest: digest.to_owned(), volume: 0 };
+        check_all(volume.directory.path(), &[verity], &[image])
     }
 
     #[test]
-    fn a_layout_with_other_images_is_refused() {
-        let layout = must_layout();
+    fn an_image_is_known_by_manifest_configuration_and_layers() {
+        let volume = must_volume(&["base", "top"]);
 
-        let error = checked(&layout, &format!("sha256:{}", "00".repeat(32))).unwrap_err();
+        let images = checked(&volume, "hello:1", &format!("sha256:{}", volume.manifest)).unwrap();
+
+        assert_eq!(images[0].manifest, volume.manifest);
+        assert_eq!(images[0].id, Digest32::of(&images[0].config));
+        assert_eq!(images[0].diff_ids, [Digest32::of(b"base"), Digest32::of(b"top")]);
+    }
+
+    #[test]
+    fn a_volume_with_other_images_is_refused() {
+        let volume = must_volume(&["base"]);
+
+        let error = checked(&volume, "hello:1", &format!("sha256:{}", "00".repeat(32))).unwrap_err();
 
         assert!(matches!(error, ImageError::OtherImages { .. }), "{error}");
     }
 
     #[test]
-    fn a_manifest_that_was_changed_is_refused() {
-        let layout = must_layout();
-        let path = layout.directory.path().join("v/blobs/sha256").join(layout.manifest.to_string());
-        let mut bytes = fs::read(&path).unwrap();
-        bytes.push(b' ');
-        fs::write(path, bytes).unwrap();
+    fn a_manifest_or_configuration_that_was_changed_is_refused() {
+        for which in 0..2 {
+            let volume = must_volume(&["base"]);
+            let digest = format!("sha256:{}", volume.manifest);
+            let image = checked(&volume, "hello:1", &digest).unwrap().remove(0);
+            let changed = if which == 0 { image.manifest } else { image.id };
+            let path = volume.directory.path().join("v/blobs/sha256").join(changed.to_string());
+            let mut bytes = fs::read(&path).unwrap();
+            bytes.push(b' ');
+            fs::write(path, bytes).unwrap();
 
-        let error = checked(&layout, &format!("sha256:{}", layout.manifest)).unwrap_err();
+            let error = checked(&volume, "hello:1", &digest).unwrap_err();
 
-        assert!(error.to_string().contains("does not have the digest"), "{error}");
+            assert!(error.to_string().contains("does not have the digest"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_layer_that_is_missing_is_named() {
+        let volume = must_volume(&["base"]);
+        fs::remove_dir_all(volume.directory.path().join("v/layers")).unwrap();
+
+        let error = checked(&volume, "hello:1", &format!("sha256:{}", volume.manifest)).unwrap_err();
+
+        assert!(error.to_string().contains("not on the volume"), "{error}");
     }
 }

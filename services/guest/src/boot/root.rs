@@ -15,10 +15,11 @@ use crate::{
 };
 
 /// Needed before anything else can go on.
-const FIRST_MODULES: [&str; 8] =
-    ["overlay", "virtio_net", "vmw_vsock_virtio_transport", "virtio_rng", "tdx_guest", "dm_crypt", "ext4", "erofs"];
-/// What the container engine would otherwise have loaded one by one.
-const ENGINE_MODULES: [&str; 16] = [
+const FIRST_MODULES: [&str; 6] = ["overlay", "virtio_net", "vmw_vsock_virtio_transport", "virtio_rng", "tdx_guest", "erofs"];
+/// What data disk and container engine would otherwise have loaded one by one.
+const LATER_MODULES: [&str; 20] = [
+    "dm_crypt",
+    "ext4",
     "bridge",
     "br_netfilter",
     "veth",
@@ -35,6 +36,8 @@ const ENGINE_MODULES: [&str; 16] = [
     "ip_tables",
     "iptable_nat",
     "iptable_filter",
+    "xt_tcpudp",
+    "8021q",
 ];
 
 /// Why the root cannot be used.
@@ -68,22 +71,22 @@ impl UserFacing for RootError {
     }
 }
 
-/// Programs of the container engine, in the order they are needed.
-const ENGINE_PROGRAMS: [&str; 8] = [
-    "usr/bin/containerd",
+/// Programs that are started once keys and disk are there, in the order they are needed.
+const LATER_PROGRAMS: [&str; 7] = [
+    "usr/lib/dstack/dstack-guest-agent",
     "usr/sbin/dockerd",
-    "usr/sbin/xtables-nft-multi",
-    "usr/bin/docker",
-    "usr/bin/runc",
-    "usr/bin/containerd-shim-runc-v2",
-    "usr/bin/tini-static",
     "usr/libexec/docker/cli-plugins/docker-compose",
+    "usr/bin/runc",
+    "usr/sbin/xtables-nft-multi",
+    "usr/bin/containerd-shim-runc-v2",
+    "usr/bin/containerd",
 ];
 
-/// Reads the engine's programs once, while the machine waits for keys and disk, so that starting them later waits for neither the
-/// disk nor its hash tree. A program that is not there is left out.
-pub fn read_engine_ahead(root: &Path) {
-    for program in ENGINE_PROGRAMS {
+/// Loads the modules and reads the programs that are needed later, so that starting them waits for neither the disk nor its hash tree.
+/// For a thread of its own. A program that is not there is left out.
+pub fn prepare_ahead(root: &Path) {
+    load_later_modules();
+    for program in LATER_PROGRAMS {
         if let Ok(mut file) = fs::File::open(root.join(program)) {
             let _ = io::copy(&mut file, &mut io::sink());
         }
@@ -132,10 +135,9 @@ pub fn prepare(layout: &Layout) -> Result<(), RootError> {
     Ok(())
 }
 
-/// Loads what the container engine needs. Runs beside the boot.
-pub fn load_engine_modules() {
+fn load_later_modules() {
     match modules_directory().and_then(|directory| Ok(ModuleTree::open(&directory)?)) {
-        Ok(tree) => report(tree.load(&ENGINE_MODULES)),
+        Ok(tree) => report(tree.load(&LATER_MODULES)),
         Err(error) => crate::console::line(error),
     }
 }

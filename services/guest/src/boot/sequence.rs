@@ -109,9 +109,7 @@ async fn live() -> u8 {
     let started = match outcome {
         Ok(Ok(started)) => started,
         Ok(Err(failure)) => return give_up(&machine.notifier, &failure),
-        Err(error) => {
-            return give_up(&machine.notifier, &BootFailure { description: format!("init: a boot phase broke off: {error} [guest/init]") });
-        }
+        Err(error) => return give_up(&machine.notifier, &broke_off(error)),
     };
     machine.timeline.mark("done");
     machine.notifier.progress("done");
@@ -126,9 +124,8 @@ async fn live() -> u8 {
 async fn boot(machine: Arc<Machine>, lease: watch::Receiver<bool>) -> Result<WorkloadStarted, BootFailure> {
     let layout = &machine.layout;
     let network = Networking::start(layout, &machine.children, lease).map_err(during("network"))?;
-    std::thread::spawn(root::load_engine_modules);
     let root_directory = layout.root().to_owned();
-    std::thread::spawn(move || root::read_engine_ahead(&root_directory));
+    std::thread::spawn(move || root::prepare_ahead(&root_directory));
     workload::start_containerd(layout, &machine.children).map_err(during("engine"))?;
 
     let reader = Arc::clone(&machine);
@@ -149,6 +146,12 @@ async fn boot(machine: Arc<Machine>, lease: watch::Receiver<bool>) -> Result<Wor
     })
     .await?;
     machine.notifier.send("instance.info", &serde_json::to_string(&measured.config.instance_info()).unwrap_or_default());
+    let (opener, app) = (Arc::clone(&machine), measured.config.app.clone());
+    let images = tokio::spawn(blocking(move || {
+        let images = workload::open_volumes(&opener.runner, &opener.layout, &app).map_err(during("workload"))?;
+        opener.timeline.mark("volumes");
+        Ok(images)
+    }));
 
     let network = network.ready().await.map_err(during("network"))?;
     machine.timeline.mark("network");
@@ -157,23 +160,29 @@ async fn boot(machine: Arc<Machine>, lease: watch::Receiver<bool>) -> Result<Wor
     machine.timeline.mark("keys");
 
     let unlocker = Arc::clone(&machine);
-    blocking(move || {
+    let networked = blocking(move || {
         let unlocked = keys.unlock_disk(&unlocker.runner, &unlocker.layout, &unlocker.notifier).map_err(during("disk"))?;
         if !unlocked.environment.skipped.is_empty() {
             console::line(format_args!("variables that app-compose.json does not allow: {}", unlocked.environment.skipped.join(", ")));
         }
         unlocker.timeline.mark("disk");
         super::agent_setup::write_config(&unlocker.layout).map_err(during("agent"))?;
-        unlocked.join_network(network).start_workload(&unlocker.bench()).map_err(during("workload"))
+        Ok(unlocked.join_network(network))
     })
-    .await
+    .await?;
+    let images = images.await.map_err(broke_off)??;
+    blocking(move || networked.start_workload(&machine.bench(), &images).map_err(during("workload"))).await
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, BootFailure> + Send + 'static) -> Result<T, BootFailure> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        Err(error) => Err(BootFailure { description: format!("init: a boot phase broke off: {error} [guest/init]") }),
+        Err(error) => Err(broke_off(error)),
     }
+}
+
+fn broke_off(error: tokio::task::JoinError) -> BootFailure {
+    BootFailure { description: format!("init: a boot phase broke off: {error} [guest/init]") }
 }
 
 enum Ending {

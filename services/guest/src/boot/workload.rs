@@ -16,7 +16,8 @@ use super::{
     docker_engine::DockerEngine,
     environment::Environment,
     host_share::write_private,
-    images::{self, ImageError, LoadOutcome},
+    image_store::ImageStore,
+    images::{self, CheckedImage, ImageError},
     layout::Layout,
     registry::{self, EngineConfig},
     unlocked::Networked,
@@ -172,10 +173,10 @@ impl ComposeCommand {
 }
 
 impl Networked {
-    /// Starts engine, agent and application. Blocks.
+    /// Starts engine, agent and application. Blocks. `images`: of the app's volumes.
     ///
     /// Errors: the first step that fails.
-    pub fn start_workload(self, bench: &Bench<'_>) -> Result<WorkloadStarted, WorkloadError> {
+    pub fn start_workload(self, bench: &Bench<'_>, images: &[CheckedImage]) -> Result<WorkloadStarted, WorkloadError> {
         let app = &self.measured.config.app;
         bench.children.start(ServiceSpec::new(
             "dstack-guest-agent",
@@ -184,28 +185,24 @@ impl Networked {
         ));
         run_init_scripts(bench, app)?;
         bench.notifier.progress("setting up docker");
-        start_engine(bench, app, &self.measured.config.sys_config.docker_registry)?;
-        let document = app.document();
-        volumes::mount_all(bench.runner, bench.layout.root(), &document.verity_volumes)?;
-        let images = images::check_all(bench.layout.root(), &document.verity_volumes, &document.preloaded_images)?;
-        bench.timeline.mark("volumes");
-        let engine = DockerEngine::new(bench.layout.docker_socket());
-        engine
-            .wait_until_ready(ENGINE_PATIENCE)
-            .map_err(|source| WorkloadError::Engine { log: bench.children.log_tail("dockerd"), source })?;
-        bench.timeline.mark("docker");
-        for image in &images {
-            if image.load(&engine)? == LoadOutcome::Loaded {
-                crate::console::line(format_args!("image {} loaded", crate::console::printable(image.reference())));
-            }
-        }
+        ImageStore::new(bench.layout.root().join(ENGINE_DATA)).enter(images).map_err(ImageError::from)?;
         bench.timeline.mark("images");
+        start_engine(bench, app, &self.measured.config.sys_config.docker_registry)?;
         wait_for_agent(bench)?;
         bench.timeline.mark("agent");
-        let started = launch(bench, app, self.environment)?;
+        let started = launch_beside_engine(bench, app, self.environment)?;
         bench.timeline.mark("containers");
         Ok(started)
     }
+}
+
+/// Mounts the app's volumes and checks the container images on them. Needs neither keys nor the data disk.
+///
+/// Errors: a volume that is missing or not the measured one, or that holds other images than the app-compose says.
+pub fn open_volumes(runner: &dyn Runner, layout: &Layout, app: &AppCompose) -> Result<Vec<CheckedImage>, WorkloadError> {
+    let document = app.document();
+    volumes::mount_all(runner, layout.root(), &document.verity_volumes)?;
+    Ok(images::check_all(layout.root(), &document.verity_volumes, &document.preloaded_images)?)
 }
 
 fn run_init_scripts(bench: &Bench<'_>, app: &AppCompose) -> Result<(), WorkloadError> {
@@ -241,6 +238,8 @@ fn start_engine(bench: &Bench<'_>, app: &AppCompose, registry: &str) -> Result<(
     Ok(())
 }
 
+/// Where the engine keeps everything; on the data disk.
+const ENGINE_DATA: &str = "var/lib/docker";
 const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
 
 /// Starts containerd. Its state is only about running containers, and after a boot there are none, so it lives in memory
@@ -261,6 +260,29 @@ level = "warn"
     write(&path, CONFIG.as_bytes())?;
     children.start(ServiceSpec::new("containerd", "/usr/bin/containerd", &["--config", &path.display().to_string()]));
     Ok(())
+}
+
+/// Launches the application while the engine still starts: the engine listens long before it answers, and its clients wait for it.
+fn launch_beside_engine(bench: &Bench<'_>, app: &AppCompose, environment: Environment) -> Result<WorkloadStarted, WorkloadError> {
+    let engine = DockerEngine::new(bench.layout.docker_socket());
+    let unready = |source| WorkloadError::Engine { log: bench.children.log_tail("dockerd"), source };
+    engine.wait_until_listening(ENGINE_PATIENCE).map_err(unready)?;
+    std::thread::scope(|scope| {
+        let ready = scope.spawn(|| {
+            let outcome = engine.wait_until_ready(ENGINE_PATIENCE);
+            match &outcome {
+                Ok(()) => bench.timeline.mark("docker"),
+                // Who waits for the engine is told by the end of its connection.
+                Err(_) => drop(bench.children.restart("dockerd")),
+            }
+            outcome
+        });
+        let launched = launch(bench, app, environment);
+        match ready.join() {
+            Ok(Err(source)) => Err(unready(source)),
+            _ => launched,
+        }
+    })
 }
 
 fn wait_for_agent(bench: &Bench<'_>) -> Result<(), WorkloadError> {
