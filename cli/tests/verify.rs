@@ -13,109 +13,13 @@ async fn simulated_evidence_needs_two_permissions() {
 
     let unknown_root = world.verify(&[&url]).await;
     let simulated = world.verify(&[&url, "--config", policy.to_str().unwrap()]).await;
-    let allowed = world.verify(&[&url, "--policy", policy.to_str().unwrap(), "--allow-simulated"]).await;
+    let allowed = world.verify(&[&url, "--config", policy.to_str().unwrap(), "--allow-simulated"]).await;
 
     assert_eq!((unknown_root.code, simulated.code, allowed.code), (1, 1, 0), "{}{}", simulated.out, allowed.err);
     assert!(unknown_root.out.starts_with("NOT VERIFIED"), "{}", unknown_root.out);
     assert!(simulated.out.starts_with("SIMULATED"), "{}", simulated.out);
-    insta::assert_snapshot!(redacted(&unknown_root.out), @r"
-    NOT VERIFIED  do not trust this app.
-      why     the quote's certificate chain ends in `dstack simulated SGX Root CA`, which is not a root that this policy trusts
-      fix     if this is your own software TEE, put its root under [danger] simulated_root of a <policy> and pass that with --config
-      source  <url>
-      policy  built in
-
-    Rests on
-      CPU vendor    UNKNOWN root `dstack simulated SGX Root CA`, SHA-256 <64 hex>
-                    named by the evidence itself; not trusted
-
-    Checks
-      ✓ the evidence holds a TDX quote
-          TDX quote version 4
-      ✗ the quote is signed by a TEE of a trusted vendor
-          the root is not trusted
-      · the VM cannot be debugged or migrated  (not reached)
-      · the platform's firmware is acceptable  (not reached)
-      · the quote answers our challenge  (not reached)
-      · the log of the guest matches the quote  (not reached)
-      · the log of the boot matches the quote  (not reached)
-      · the app's identity is measured  (not reached)
-      · the host launched the VM for this app  (not reached)
-      · firmware, kernel, initrd and command line are those of an OS image  (not reached)
-
-    Registers (as the evidence has them)
-      MRTD        <96 hex>
-      RTMR0       <96 hex>
-      RTMR1       <96 hex>
-      RTMR2       <96 hex>
-      RTMR3       <96 hex>
-      MRCONFIGID  <96 hex>
-    ");
-    insta::assert_snapshot!(redacted(&allowed.out), @r"
-    SIMULATED  every check holds under the root of a software TEE; nothing about hardware is proven.
-      source  <url>
-      policy  <policy>
-
-    Rests on
-      CPU vendor    SIMULATED root, SHA-256 <64 hex>
-                    [danger] simulated_root of <policy>
-      OS image      <64 hex>
-                    image1, listed in <policy>
-      application   compose hash <64 hex>
-                    recomputed from the app-compose.json that was shown
-      key provider  root key SHA-256 <64 hex>
-                    key-provider event; compared with nothing
-
-    Checks
-      ✓ the evidence holds a TDX quote
-          TDX quote version 4
-      ! the quote is signed by a TEE of a trusted vendor
-          simulated vendor root, SHA-256 <64 hex>
-      ✓ the VM cannot be debugged or migrated
-          no debug, migration or service TD
-      ✓ the platform's firmware is acceptable
-          UpToDate
-      ✓ the quote answers our challenge
-          a fresh random challenge
-      ✓ the log of the guest matches the quote
-          7 runtime events replay to RTMR3
-      ✓ the log of the boot matches the quote
-          not in the log; the registers are computed from the OS image below
-      ✓ the app's identity is measured
-          app <40 hex>, compose hash <64 hex>
-      ✓ the host launched the VM for this app
-          version 1: the compose hash
-      ✓ firmware, kernel, initrd and command line are those of an OS image
-          os image <64 hex>
-      ✓ the OS image is one that you know
-          image1, listed in <policy>
-      ✓ the app's document is the measured one
-          SHA-256 of the app-compose.json that was shown equals the measured one
-      ! its keys come from the KMS that you expect
-          no KMS is expected
-
-    Caveats
-      ! The TEE is simulated: nothing in this VM is protected from the machine it runs on.
-      ! The app's keys come from a KMS that this policy does not name; whoever runs it could hand them to others.
-
-    Identity
-      name          hello
-      app           <40 hex>
-      compose hash  <64 hex>
-      instance      <40 hex>
-      OS image      <64 hex>
-      machine       <64 hex>
-      platform TCB  UpToDate
-      valid until   <time>
-
-    Registers
-      MRTD        <96 hex>
-      RTMR0       <96 hex>
-      RTMR1       <96 hex>
-      RTMR2       <96 hex>
-      RTMR3       <96 hex>
-      MRCONFIGID  <96 hex>
-    ");
+    insta::assert_snapshot!("unknown_root", redacted(&unknown_root.out));
+    insta::assert_snapshot!("simulated", redacted(&allowed.out));
 }
 
 #[tokio::test]
@@ -126,7 +30,7 @@ async fn allow_simulated_alone_changes_nothing() {
     let run = world.verify(&[&url, "--allow-simulated"]).await;
 
     assert_eq!(run.code, 1);
-    assert!(run.out.contains("not a root that this policy trusts"), "{}", run.out);
+    assert!(run.out.contains("UNKNOWN root `dstack simulated SGX Root CA`"), "{}", run.out);
 }
 
 #[tokio::test]
@@ -148,9 +52,9 @@ async fn every_lie_is_caught_by_its_check() {
         let run = world.verify(&[&url, "--config", policy.to_str().unwrap(), "--allow-simulated", "--json"]).await;
 
         let verdict: serde_json::Value = serde_json::from_str(&run.out).unwrap();
-        let failed = verdict["checks"].as_array().unwrap().iter().find(|check| check["result"] == "failed").unwrap();
+        let failed = verdict["checks"].as_array().unwrap().iter().find(|check| check["outcome"] == "fail").unwrap();
         assert_eq!((run.code, &verdict["verdict"]), (1, &"NOT VERIFIED".into()), "{lie:?}");
-        assert!(checks.split(' ').any(|check| failed["check"] == check), "{lie:?} was caught by {}", failed["check"]);
+        assert!(checks.split(' ').any(|check| failed["name"] == check), "{lie:?} was caught by {}", failed["name"]);
         assert!(!verdict["reason"].as_str().unwrap().is_empty() && !verdict["fix"].as_str().unwrap().is_empty(), "{lie:?}");
     }
 }
@@ -163,47 +67,7 @@ async fn refusal_is_readable() {
 
     let run = world.verify(&[&url, "--config", policy.to_str().unwrap()]).await;
 
-    insta::assert_snapshot!(redacted(&run.out), @r"
-    NOT VERIFIED  do not trust this app.
-      why     RTMR1 is not the one os image <64 hex> gives (expected <96 hex>, quoted <96 hex>)
-      fix     do not trust the machine, and ask its operator for evidence of the VM that runs now
-      source  <url>
-      policy  <policy>
-
-    Rests on
-      CPU vendor    SIMULATED root, SHA-256 <64 hex>
-                    [danger] simulated_root of <policy>
-
-    Checks
-      ✓ the evidence holds a TDX quote
-          TDX quote version 4
-      ✓ the quote is signed by a TEE of a trusted vendor
-          simulated vendor root, SHA-256 <64 hex>
-      ✓ the VM cannot be debugged or migrated
-          no debug, migration or service TD
-      ✓ the platform's firmware is acceptable
-          UpToDate
-      ✓ the quote answers our challenge
-          equals the expected value
-      ✓ the log of the guest matches the quote
-          7 runtime events replay to RTMR3
-      ! the log of the boot matches the quote
-          the log is reduced to what the OS image does not determine
-      ✓ the app's identity is measured
-          app <40 hex>, compose hash <64 hex>
-      ✓ the host launched the VM for this app
-          version 1: the compose hash
-      ✗ firmware, kernel, initrd and command line are those of an OS image
-          RTMR1 is not the one os image <64 hex> gives (expected <96 hex>, quoted <96 hex>)
-
-    Registers (as the evidence has them)
-      MRTD        <96 hex>
-      RTMR0       <96 hex>
-      RTMR1       <96 hex>
-      RTMR2       <96 hex>
-      RTMR3       <96 hex>
-      MRCONFIGID  <96 hex>
-    ");
+    insta::assert_snapshot!("refusal", redacted(&run.out));
 }
 
 #[tokio::test]
@@ -217,12 +81,7 @@ async fn what_is_not_known_is_a_caveat() {
     let verdict: serde_json::Value = serde_json::from_str(&run.out).unwrap();
     let caveats: Vec<&str> = verdict["caveats"].as_array().unwrap().iter().map(|caveat| caveat.as_str().unwrap()).collect();
     assert_eq!(caveats.len(), 4, "{caveats:?}");
-    insta::assert_snapshot!(redacted(&caveats.join("\n")), @r"
-    The TEE is simulated: nothing in this VM is protected from the machine it runs on.
-    The VM runs OS image <64 hex>; whether that image is a good one is not known here (no reference values).
-    The app's document was not shown, so only its hash is known.
-    The app's keys come from a KMS that this policy does not name; whoever runs it could hand them to others.
-    ");
+    insta::assert_snapshot!("caveats", redacted(&caveats.join("\n")));
 }
 
 #[tokio::test]
@@ -242,9 +101,9 @@ async fn expectations_that_do_not_hold_refuse() {
         let run = world.verify(&[&url, "--config", policy.to_str().unwrap(), "--allow-simulated", "--json"]).await;
 
         let verdict: serde_json::Value = serde_json::from_str(&run.out).unwrap();
-        let failed: Vec<_> = verdict["checks"].as_array().unwrap().iter().filter(|line| line["result"] == "failed").collect();
+        let failed: Vec<_> = verdict["checks"].as_array().unwrap().iter().filter(|line| line["outcome"] == "fail").collect();
         assert_eq!((run.code, failed.len()), (1, 1), "{text}: {}", run.out);
-        assert_eq!(failed[0]["check"], check);
+        assert_eq!(failed[0]["name"], check);
     }
     let right = format!("app_id = \"{}\"\ncompose_hashes = [\"{}\"]", app().compose_hash().default_app_id(), app().compose_hash());
     let policy = world.simulated_policy(&right);
@@ -325,7 +184,7 @@ async fn malformed_evidence_is_not_verified() {
     let short = world.verify(&["short.json"]).await;
     let none = world.verify(&["none.json"]).await;
 
-    assert_eq!((short.code, none.code), (1, 3), "{}{}", short.err, none.err);
-    assert!(short.out.contains("does not hold a TDX quote"), "{}", short.out);
-    assert!(none.err.contains("[verify/malformed-evidence]"), "{}", none.err);
+    assert_eq!((short.code, none.code), (1, 1), "{}{}", short.err, none.err);
+    assert!(short.out.contains("no kind of evidence that is known"), "{}", short.out);
+    assert!(none.out.contains("it has neither `quote` nor `attestation`"), "{}", none.out);
 }

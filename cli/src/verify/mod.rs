@@ -136,8 +136,9 @@ fn question(args: &VerifyArgs, given: &Given, settings: &Settings, subject: &Sub
 }
 
 fn load_policy(path: &Path) -> Outcome<Policy> {
-    let _ = path;
-    Err(Failure::usage("verify/not-implemented", "--policy is not implemented", "use --config"))
+    let text = String::from_utf8_lossy(&options::read_file(path)?).into_owned();
+    let fix = "correct the document; the reference of policies shows every key";
+    Policy::from_toml(&text).map_err(|error| Failure::usage("verify/bad-policy", format!("{}: {error}", path.display()), fix))
 }
 
 /// The settings that the user names; for apps of the local stack those of the stack; else the built-in ones.

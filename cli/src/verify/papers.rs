@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use dstack_attestation::{Endorsements, QuoteCollateral, UnverifiedQuote, sev_snp};
+use dstack_attestation::{Endorsements, QuoteCollateral, UnverifiedQuote, UnverifiedSgxQuote, sev_snp};
 use dstack_ra_tls::collateral::CollateralClient;
 use dstack_rpc::system_tls;
 use dstack_verdict::{Kind, Subject, parse_certificates};
@@ -50,13 +50,19 @@ pub(super) async fn fetch_missing(
             endorsements.collateral.clone_from(&fetched.collateral);
             Ok(())
         }
-        Kind::Sgx(_) if endorsements.collateral.is_none() => Err(missing("collateral", "give it with --collateral")),
+        // The papers of SGX differ from those of TDX, and the client asks for the latter.
+        Kind::Sgx(quote) if endorsements.collateral.is_none() && UnverifiedSgxQuote::parse(quote).is_ok() => {
+            Err(missing("collateral", "give it with --collateral: it is not fetched for SGX"))
+        }
         Kind::SevSnp(evidence)
             if endorsements.certificates.is_empty()
                 && evidence.certificates.is_empty()
                 && sev_snp::UnverifiedReport::parse(&evidence.report).is_ok() =>
         {
-            Err(missing("certificate of the key that signed", "give the VCEK or VLEK, which AMD's key distribution service has, with --chain"))
+            Err(missing(
+                "certificate of the key that signed",
+                "give the VCEK or VLEK, which AMD's key distribution service has, with --chain",
+            ))
         }
         _ => Ok(()),
     }

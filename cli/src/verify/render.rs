@@ -8,6 +8,9 @@ use crate::output::{Palette, Tone, printable};
 /// Widest line of running text.
 const WIDTH: usize = 108;
 
+/// What a longer word counts for.
+const MAX_WORD: usize = 20;
+
 /// The verdict as text; only hashes make lines wider than a terminal.
 #[must_use]
 pub(super) fn render(palette: Palette, verdict: &Verdict) -> String {
@@ -147,7 +150,8 @@ fn wrapped(prefix: &str, text: &str) -> Vec<String> {
     let mut lines = vec![prefix.to_owned()];
     let mut length = indent.len();
     for word in text.split(' ') {
-        let width = word.chars().count();
+        // A hash is as wide as it is; breaking before it helps nobody.
+        let width = word.chars().count().min(MAX_WORD);
         if length > indent.len() && length + 1 + width > WIDTH {
             lines.push(indent.clone());
             length = indent.len();

@@ -1,6 +1,6 @@
 //! What the hardware alone says: a quote, report, document or token without anything of dstack around it.
 
-use dstack_attestation::{Context, Fault, Link, Platform, Refusal, TcbStatus, VerifiedPlatform};
+use dstack_attestation::{Check, CheckOutcome, Context, Fault, Link, Platform, Refusal, TcbStatus, VerifiedPlatform};
 
 use crate::{
     ChallengeField, Mark, Question, Subject, Verdict,
@@ -69,6 +69,7 @@ fn accept(verdict: &mut Verdict, subject: &Subject, question: &Question, particu
     verdict.trust_anchors.push(vendor_anchor(verified.anchor(), question));
     caveats(verdict, verified);
     check_challenge(verdict, subject, question, particular);
+    check_policy(verdict, question, verified);
     platforms::appraise(verdict, &subject.kind, question, particular);
     verdict.conclude(is_simulated(verified.anchor()));
 }
@@ -88,6 +89,38 @@ fn caveats(verdict: &mut Verdict, verified: &VerifiedPlatform) {
     }
     if !verified.advisory_ids().is_empty() {
         verdict.caveats.push(format!("Security advisories apply to the machine: {}.", verified.advisory_ids().join(", ")));
+    }
+}
+
+/// What the policy demands of any genuine evidence.
+fn check_policy(verdict: &mut Verdict, question: &Question, verified: &VerifiedPlatform) {
+    let (report, failed) = match question.policy.appraise(verified, question.now) {
+        Ok(report) => (report, None),
+        Err(error) => (*error.report, Some((error.check, error.reason.to_string()))),
+    };
+    for (check, outcome) in report.checks() {
+        let (mark, detail) = match outcome {
+            CheckOutcome::Passed(found) => (Mark::Passed, found),
+            CheckOutcome::NotChecked(why) => (Mark::Skipped, why),
+        };
+        let is_remark = *check == Check::TcbPolicy && verified.tcb_status().is_some_and(|status| status != TcbStatus::UpToDate);
+        verdict.check(check.name(), if is_remark { Mark::Remark } else { mark }, says_check(*check), detail.clone());
+    }
+    if let Some((check, reason)) = failed {
+        verdict.check(check.name(), Mark::Failed, says_check(check), reason);
+    }
+}
+
+/// What a check of the policy shows.
+pub(crate) fn says_check(check: Check) -> &'static str {
+    match check {
+        Check::Debug => "whoever runs the machine cannot look inside",
+        Check::Platform => "it is a kind of machine, and a machine, that the policy accepts",
+        Check::TcbPolicy => "the machine's firmware is acceptable",
+        Check::Freshness => "the vendor's papers and the evidence are young enough",
+        Check::TdAttributes => "the VM cannot be debugged or migrated",
+        Check::OsImageEvent => "the guest measured that same OS image",
+        _ => "a further demand of the policy is met",
     }
 }
 

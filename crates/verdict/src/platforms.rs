@@ -1,7 +1,8 @@
 //! Which verifier judges which kind, and what is particular to each platform.
 
 use dstack_attestation::{
-    Context, Endorsements, Fault, Link, Platform, Refusal, UnverifiedQuote, VerifiedPlatform,
+    Context, Endorsements, Fault, ImageRule, Link, Platform, PlatformVerifier as _, Refusal, SgxVerifier, UnverifiedQuote,
+    UnverifiedSgxQuote, VerifiedPlatform,
     sev_snp::{self, SevSnp, VerifiedReport},
 };
 
@@ -14,12 +15,14 @@ use crate::{
 /// What a verifier gave, with what only that platform has.
 pub(crate) enum Verified {
     Snp(Box<VerifiedReport>),
+    Other(Box<VerifiedPlatform>),
 }
 
 impl Verified {
     pub(crate) fn platform(&self) -> &VerifiedPlatform {
         match self {
             Self::Snp(report) => report.platform(),
+            Self::Other(platform) => platform,
         }
     }
 }
@@ -33,7 +36,7 @@ pub(crate) fn verify(kind: &Kind, context: &Context<'_>) -> Result<Verified, Ref
     };
     match kind {
         Kind::Td(_) => Err(absent(Platform::Tdx)),
-        Kind::Sgx(_) => Err(absent(Platform::Sgx)),
+        Kind::Sgx(quote) => Ok(Verified::Other(Box::new(SgxVerifier.verify(quote, context)?))),
         Kind::SevSnp(evidence) => verify_snp(evidence, context),
         Kind::Nitro(_) => Err(absent(Platform::NitroEnclave)),
         Kind::Cca(_) => Err(absent(Platform::ArmCca)),
@@ -63,6 +66,13 @@ pub(crate) fn claims_of_unverified(claims: &mut Claims, kind: &Kind) {
                 claims.push_bytes("report_data", &report.fields().report_data);
             }
         }
+        Kind::Sgx(quote) => {
+            if let Ok(quote) = UnverifiedSgxQuote::parse(quote) {
+                claims.push_bytes("mr_enclave", &quote.fields().mr_enclave);
+                claims.push_bytes("mr_signer", &quote.fields().mr_signer);
+                claims.push_bytes("report_data", &quote.fields().report_data);
+            }
+        }
         _ => {}
     }
 }
@@ -71,6 +81,7 @@ pub(crate) fn claims_of_unverified(claims: &mut Claims, kind: &Kind) {
 pub(crate) fn answer(verified: &Verified, challenge: &Challenge) -> (Option<Vec<u8>>, Vec<u8>) {
     match verified {
         Verified::Snp(report) => (Some(report.fields().report_data.to_vec()), challenge.report_data().to_vec()),
+        Verified::Other(platform) => (Some(platform.report_data().to_vec()), challenge.report_data().to_vec()),
     }
 }
 
@@ -82,8 +93,13 @@ pub(crate) fn appraise(verdict: &mut Verdict, kind: &Kind, question: &Question, 
     }
 }
 
-/// Hardware alone names no app: whoever expects one is not answered.
-fn expected_app_is_unknown(verdict: &mut Verdict, question: &Question) {
+/// Hardware alone names no app and no image: whoever expects one is not answered.
+pub(crate) fn expected_app_is_unknown(verdict: &mut Verdict, question: &Question) {
+    if question.policy.image == ImageRule::Required || question.policy.allowed_images.is_some() {
+        let detail = "the policy demands an OS image, and evidence of the hardware alone names none";
+        verdict.check("os-image", Mark::Failed, "it runs an OS image that the policy accepts", detail);
+        "give evidence with its log and configuration, or set required = false under [image]".clone_into(&mut verdict.fix);
+    }
     let expectations = &question.expectations;
     if expectations.app_id.is_some() || !expectations.compose_hashes.is_empty() || expectations.kms.is_some() {
         verdict.check("identity", Mark::Failed, "it is the app that you expect", "the evidence names no app");
@@ -96,6 +112,10 @@ fn snp_guest(verdict: &mut Verdict, evidence: &SnpEvidence, question: &Question,
         Ok(()) => verdict.check("guest-policy", Mark::Passed, GUEST, "no debugging, no migration agent, privilege level 0"),
         Err(fault) => verdict.check("guest-policy", Mark::Failed, GUEST, fault.to_string()),
     }
+    if evidence.claimed_report_data.is_some_and(|claimed| claimed != report.fields().report_data) {
+        let says = "the report carries the data that its sender says";
+        verdict.check("claimed-report-data", Mark::Failed, says, "the report's data is not the one in the envelope");
+    }
     const BOUND: &str = "the host launched the VM for this app";
     let document = match sev_snp::check_host_data(report.fields(), &evidence.mr_config) {
         Ok(document) => document,
@@ -105,7 +125,19 @@ fn snp_guest(verdict: &mut Verdict, evidence: &SnpEvidence, question: &Question,
     verdict.identity.compose_hash = Some(document.compose_hash);
     verdict.identity.app_id = document.app_id;
     verdict.claims.push("compose_hash", document.compose_hash.to_string());
-    verdict.trust_anchors.push(Anchor::new("application", format!("compose hash {}", document.compose_hash), "bound by the host at launch (HOST_DATA)"));
+    verdict.trust_anchors.push(Anchor::new(
+        "application",
+        format!("compose hash {}", document.compose_hash),
+        "bound by the host at launch (HOST_DATA)",
+    ));
+    if question.policy.image == ImageRule::Required {
+        verdict.check(
+            "os-image",
+            Mark::Failed,
+            "it runs an OS image that the policy accepts",
+            "the launch measurement was not compared with an OS image",
+        );
+    }
     verdict.caveats.push("Which OS image the launch measurement stands for was not checked.".to_owned());
     td::check_expected(verdict, question, document.app_id, Some(document.compose_hash));
 }

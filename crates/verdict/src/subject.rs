@@ -1,9 +1,9 @@
 //! What is to be judged.
 
-use dstack_attestation::{Attestation, Evidence, Platform, QuoteCollateral};
+use dstack_attestation::{Attestation, Envelope, Evidence, Platform, PlatformEvidence, QuoteCollateral, ReportData};
 use dstack_event_log::{BootLog, Event, RUNTIME_REGISTER};
 
-use crate::{EvidenceCertificate, input::InputError};
+use crate::{EvidenceCertificate, encoding::parse_certificates, input::InputError};
 
 /// Evidence with whatever came in the same file. Nothing in it is verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +41,8 @@ pub struct SnpEvidence {
     pub certificates: Vec<Vec<u8>>,
     /// The document whose hash is HOST_DATA; empty for none.
     pub mr_config: String,
+    /// What the sender says the report data is; must agree with the report.
+    pub claimed_report_data: Option<ReportData>,
 }
 
 /// What a bundle keeps, so that evidence can be judged again without a network.
@@ -79,8 +81,20 @@ impl Subject {
 
     /// Opens an envelope of either version.
     pub(crate) fn from_envelope(bytes: &[u8]) -> Result<Self, InputError> {
-        let opened = Attestation::decode(bytes).map_err(|error| InputError::Envelope { reason: error.to_string() })?;
-        Ok(Self::from_td_evidence(opened.into()))
+        let Envelope { evidence, runtime_events, report_data, config, .. } =
+            Envelope::decode(bytes).map_err(|error| InputError::Envelope { reason: error.to_string() })?;
+        let kind = match evidence {
+            PlatformEvidence::Tdx { quote, event_log } => {
+                return Ok(Self::from_td_evidence(Attestation { quote, event_log, runtime_events, report_data, config }.into()));
+            }
+            PlatformEvidence::SevSnp { report, certificates, mr_config } => {
+                let certificates = certificates.iter().flat_map(|one| parse_certificates(one).unwrap_or_default()).collect();
+                Kind::SevSnp(SnpEvidence { report, certificates, mr_config, claimed_report_data: Some(report_data) })
+            }
+            PlatformEvidence::NitroEnclave { document } | PlatformEvidence::NitroTpm { document } => Kind::Nitro(document),
+            other => return Err(InputError::Envelope { reason: format!("evidence of platform {} is not implemented", other.kind()) }),
+        };
+        Ok(kind.into())
     }
 
     /// The platform that would judge it.

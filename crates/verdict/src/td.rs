@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     Anchor, Claims, Identity, Mark, Question, Subject, Verdict, containers,
+    hardware::says_check,
     judge::{is_simulated, vendor_anchor},
 };
 
@@ -72,6 +73,7 @@ pub(crate) fn judge_quote(mut verdict: Verdict, quote: &[u8], subject: &Subject,
     if is_simulated(verified.anchor()) {
         verdict.caveats.push("The TEE is simulated: nothing in this VM is protected from the machine it runs on.".to_owned());
     }
+    crate::platforms::expected_app_is_unknown(&mut verdict, question);
     verdict.conclude(is_simulated(verified.anchor()));
     verdict
 }
@@ -155,9 +157,14 @@ pub(crate) fn refuse_before_papers(mut verdict: Verdict, quote: &[u8], question:
     Some(verdict)
 }
 
-/// One line per check of the library: made, failed, or not reached.
+/// One line per check of the library: made, failed, or not reached. Demands that only some policies make are shown only then.
 fn fill_checks(verdict: &mut Verdict, report: &CheckReport, failed: Option<(Check, String)>) {
-    for (check, says) in CHECKS {
+    let is_usual = |check: Check| CHECKS.iter().any(|(usual, _)| *usual == check);
+    let mut lines = CHECKS.to_vec();
+    let made = report.checks().iter().map(|(check, _)| *check).chain(failed.as_ref().map(|(check, _)| *check));
+    lines.extend(made.filter(|check| !is_usual(*check)).map(|check| (check, says_check(check))));
+    lines.dedup_by_key(|(check, _)| *check);
+    for (check, says) in lines {
         let (outcome, detail) = match (report.outcome(check), &failed) {
             (_, Some((at, why))) if *at == check => (Mark::Failed, why.clone()),
             (Some(CheckOutcome::Passed(found)), _) => (Mark::Passed, found.clone()),
@@ -186,6 +193,8 @@ fn library_caveats(verdict: &mut Verdict, subject: &Subject, question: &Question
                 line.outcome = Mark::Remark;
                 caveats.push("The ACPI tables that the host gave the VM are measured, and nobody has looked at them.".to_owned());
             }
+            "os-image-event" if line.outcome == Mark::Unknown => line.outcome = Mark::Skipped,
+            "freshness" | "debug" if line.outcome == Mark::Unknown => line.outcome = Mark::Skipped,
             _ if line.outcome == Mark::Unknown => caveats.push(format!("Not checked that {}: {}.", line.says, line.detail)),
             _ => {}
         }
@@ -257,6 +266,8 @@ pub(crate) fn claims_of(claims: &mut Claims, fields: &TdFields) {
         claims.push_bytes("mr_service_td", service);
     }
     claims.push_bytes("td_attributes", &fields.td_attributes);
+    claims.push_bytes("xfam", &fields.xfam);
+    claims.push_bytes("tee_tcb_svn", &fields.tee_tcb_svn);
     claims.push_bytes("report_data", &fields.report_data);
 }
 

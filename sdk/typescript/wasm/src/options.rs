@@ -71,6 +71,7 @@ pub fn verify(evidence: &[u8], options: Options) -> Result<Verdict, String> {
     question.expectations.compose_hashes.clone_from(&options.compose_hashes);
     question.expectations.os_images = options.os_images.iter().map(|hash| (*hash, "named by the caller".to_owned())).collect();
     question.expectations.kms = options.kms_root.as_deref().map(kms_key).transpose()?;
+    let root = options.root.as_deref().map(|root| one(&certificates(root)?)).transpose()?;
     let blank = Verdict::blank(&source, &question.policy_name, options.now);
     let unreadable = |reason: String| blank.clone().unreadable(reason, "give evidence, papers and logs whole and unchanged");
     let mut subject = match Subject::recognise(evidence) {
@@ -80,9 +81,8 @@ pub fn verify(evidence: &[u8], options: Options) -> Result<Verdict, String> {
     if let Err(reason) = add_logs(&mut subject, &options) {
         return Ok(unreadable(reason));
     }
-    if let Some(root) = &options.root {
+    if let Some(root) = root {
         let vendor = subject.platform().vendor().unwrap_or(Vendor::Google);
-        let root = one(&certificates(root)?)?;
         question.anchors = question.anchors.replace(vendor, [root]).map_err(|error| error.to_string())?;
         "given by the caller".clone_into(&mut question.root_origin);
     }
