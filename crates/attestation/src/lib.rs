@@ -9,6 +9,9 @@
 //! Pure: the clock and the vendors' papers are arguments. A dstack guest on TDX is verified whole by [`Verifier::verify`]. The bare
 //! evidence of every platform has a [`PlatformVerifier`], one module each; [`Verifier::verify_platform`] puts it under the same policy.
 
+mod cbor;
+pub mod cca;
+mod certificate_chain;
 mod checks;
 mod collateral;
 mod crypto;
@@ -18,21 +21,26 @@ mod envelope_msgpack;
 mod envelope_scale;
 mod error;
 mod evidence;
+pub mod gpu;
 mod identity;
 mod image;
+pub mod nitro;
 #[allow(dead_code, reason = "the verifiers of further platforms build on it")]
 mod platform;
 mod policy;
+mod public_key;
 mod policy_document;
 mod quote;
 mod report_data;
 pub mod sev_snp;
 mod sgx;
 mod tdx;
+pub mod tpm;
 mod trust;
 mod verified;
 mod verify;
 
+pub use cbor::CborError;
 pub use checks::{Check, CheckOutcome, CheckReport};
 pub use collateral::{CollateralError, Endorsements, QuoteCollateral};
 pub use envelope::{Attestation, Envelope, EnvelopeError, MAX_ENVELOPE_BYTES, PlatformEvidence};

@@ -48,6 +48,9 @@ const BUILT_IN: &[(Vendor, &str, &[u8])] = &[
     (Vendor::Amd, "AMD ARK-Genoa", include_bytes!("../roots/amd-ark-genoa.der")),
     (Vendor::Amd, "AMD ARK-Turin", include_bytes!("../roots/amd-ark-turin.der")),
     (Vendor::Aws, "AWS Nitro Enclaves Root G1", include_bytes!("../roots/aws-nitro-enclaves-root-g1.der")),
+    (Vendor::Google, "Google EK/AK CA Root", include_bytes!("../roots/google-ek-ak-ca-root.der")),
+    (Vendor::Microsoft, "Azure Virtual TPM Root 2023", include_bytes!("../roots/azure-virtual-tpm-root-2023.der")),
+    (Vendor::Nvidia, "NVIDIA Device Identity CA", include_bytes!("../roots/nvidia-device-identity-ca.der")),
 ];
 
 /// Why a certificate cannot be an anchor.
