@@ -119,7 +119,7 @@ pub struct Endorsements {
 
 impl Endorsements {
     /// Whether one of the papers contains `certificate`.
-    pub(crate) fn name(&self, certificate: &[u8]) -> bool {
+    pub(crate) fn contain(&self, certificate: &[u8]) -> bool {
         self.collateral.as_ref().is_some_and(|collateral| collateral.names(certificate))
             || self.certificates.iter().any(|given| given == certificate)
     }

@@ -22,6 +22,15 @@ impl Parsed<'_> {
             Self::Sgx(_) => Platform::Sgx,
         }
     }
+
+    /// Whether the chain inside the quote ends in the certificate `root`, which says nothing about anybody's signature.
+    fn claims_root(&self, root: &[u8]) -> bool {
+        let chain = match self {
+            Self::Tdx(quote) => quote.pck_chain(),
+            Self::Sgx(quote) => quote.pck_chain(),
+        };
+        chain.is_ok_and(|chain| chain.last().is_some_and(|last| last == root))
+    }
 }
 
 /// A refusal of bytes that are not a quote.
@@ -46,8 +55,13 @@ pub(crate) fn verify(parsed: &Parsed<'_>, bytes: &[u8], context: &Context<'_>) -
     let policy = QuotePolicy::claims_only(context.now);
     let claims = verifier.verify_with_policy(bytes, collateral.to_dcap(), context.now, &policy).map_err(|error| {
         let (link, fault) = match classify(&format!("{error:#}")) {
-            // Nothing in the collateral is under this root: that says more than which signature failed first.
-            (_, Fault::Invalid) if !collateral.names(anchor.der()) => (Link::CertificateChain, Fault::OtherRoot),
+            // Nothing in the collateral is under this root: that says more than which structure failed first.
+            (Link::CertificateChain | Link::Revocation | Link::Endorsements, Fault::Invalid | Fault::Malformed)
+                if !collateral.names(anchor.der()) =>
+            {
+                (Link::CertificateChain, Fault::OtherRoot)
+            }
+            (Link::CertificateChain, Fault::Invalid) if !parsed.claims_root(anchor.der()) => (Link::CertificateChain, Fault::OtherRoot),
             known => known,
         };
         Refusal::new(platform, link, fault, format_args!("{error:#}"))

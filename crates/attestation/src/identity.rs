@@ -1,7 +1,9 @@
 //! What a log says the VM is, and the digests that stand for a whole VM.
 
 use dstack_event_log::{Digest384, EventLog, names};
-use dstack_manifest::{AppId, ComposeHash, InstanceId, KeyProviderKind, OsImageHash, mr_config_id_v1, mr_config_id_v2};
+use dstack_manifest::{
+    AppId, ComposeHash, InstanceId, KeyProviderKind, MrConfigDocument, OsImageHash, mr_config_id_v1, mr_config_id_v2, mr_config_id_v3,
+};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
@@ -132,7 +134,18 @@ pub(crate) enum MrConfigIdMatch {
     Differs,
 }
 
-pub(crate) fn match_mr_config_id(id: &[u8; 48], claims: &Claims) -> MrConfigIdMatch {
+/// The version 3 document that a `vm_config` carries.
+pub(crate) fn mr_config_document(vm_config: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Config {
+        #[serde(default)]
+        mr_config: Option<String>,
+    }
+    serde_json::from_str::<Config>(vm_config).ok()?.mr_config
+}
+
+/// Compares MRCONFIGID with what was measured. `document`: of version 3, untrusted; its bytes are hashed as they are.
+pub(crate) fn match_mr_config_id(id: &[u8; 48], claims: &Claims, document: Option<&str>) -> MrConfigIdMatch {
     use MrConfigIdMatch::{Agrees, Differs, NotSet, Undecided};
     match (id.first(), claims.compose_hash, claims.app_id) {
         _ if id.iter().all(|byte| *byte == 0) => NotSet,
@@ -152,9 +165,28 @@ pub(crate) fn match_mr_config_id(id: &[u8; 48], claims: &Claims) -> MrConfigIdMa
                 _ => Differs,
             },
         },
-        (Some(3), ..) => Undecided("version 3 needs its document, which this form of evidence does not carry"),
+        (Some(3), ..) => match document {
+            None => Undecided("version 3 needs its document, which the evidence does not carry"),
+            Some(document) if mr_config_id_v3(document) != *id => Differs,
+            Some(document) => match MrConfigDocument::parse(document) {
+                Ok(document) if agrees(&document, claims) => Agrees("version 3: its document, which agrees with the measured identity"),
+                _ => Differs,
+            },
+        },
         _ => Differs,
     }
+}
+
+/// Whether the measured identity is the one the VM was launched for. What one of the two does not name is not compared.
+fn agrees(document: &MrConfigDocument, claims: &Claims) -> bool {
+    let instance = claims.instance_id != InstanceId::NONE;
+    claims.compose_hash == Some(document.compose_hash)
+        && document.app_id.is_none_or(|app_id| claims.app_id == Some(app_id))
+        && (!instance || document.instance_id.as_ref().is_none_or(|instance_id| *instance_id == claims.instance_id))
+        && claims.key_provider.as_ref().is_none_or(|provider| {
+            kind(&provider.name) == Some(document.key_provider)
+                && (document.key_provider_id.is_empty() || document.key_provider_id == provider.id)
+        })
 }
 
 fn kind(name: &str) -> Option<KeyProviderKind> {

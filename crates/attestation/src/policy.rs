@@ -216,3 +216,6 @@ impl Policy {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

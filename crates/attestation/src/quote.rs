@@ -231,6 +231,11 @@ impl UnverifiedSgxQuote {
     pub fn pck_issuer(&self) -> Result<PckIssuer, QuoteError> {
         pck_issuer(&self.quote)
     }
+
+    /// The embedded PCK chain, DER, leaf first.
+    pub fn pck_chain(&self) -> Result<Vec<Vec<u8>>, QuoteError> {
+        intel::extract_cert_chain(&self.quote).map_err(no_pck)
+    }
 }
 
 fn pck_issuer(quote: &Quote) -> Result<PckIssuer, QuoteError> {

@@ -100,3 +100,74 @@ pub(crate) fn check_attributes(fields: &TdFields, rules: &TdRules<'_>) -> Result
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(attributes: u64) -> TdFields {
+        TdFields {
+            mrtd: [0; 48],
+            rtmr: dstack_event_log::Registers([[0; 48]; 4]),
+            tee_tcb_svn: [0; 16],
+            tee_tcb_svn2: None,
+            seam_attributes: [0; 8],
+            xfam: [0; 8],
+            mr_config_id: [0; 48],
+            mr_owner: [0; 48],
+            mr_owner_config: [0; 48],
+            td_attributes: attributes.to_le_bytes(),
+            mr_seam: [0; 48],
+            mr_signer_seam: [0; 48],
+            mr_service_td: None,
+            report_data: [0; 64],
+        }
+    }
+
+    fn check(fields: &TdFields, service_tds: &[[u8; 48]], intel_module: bool) -> Result<(), TdAttributeFault> {
+        check_attributes(fields, &TdRules { service_tds, intel_module })
+    }
+
+    #[test]
+    fn each_attribute_by_itself() {
+        let with = |attributes| check(&fields(attributes), &[], true);
+
+        assert_eq!(with(SEPT_VE_DISABLE), Ok(()));
+        assert_eq!(with(0), Err(TdAttributeFault::SeptVeEnabled));
+        assert_eq!(with(SEPT_VE_DISABLE | MIGRATABLE), Err(TdAttributeFault::Migratable));
+        assert_eq!(with(SEPT_VE_DISABLE | SERVTD_EXT), Err(TdAttributeFault::ServiceTd));
+        for bit in 0..8 {
+            assert_eq!(with(SEPT_VE_DISABLE | 1 << bit), Err(TdAttributeFault::Debug), "bit {bit}");
+        }
+        assert_eq!(with(SEPT_VE_DISABLE | 1 << 30 | 1 << 31 | 1 << 63), Ok(()));
+    }
+
+    #[test]
+    fn module_of_another_signer_needs_a_policy_that_says_so() {
+        let other = TdFields { mr_signer_seam: [1; 48], ..fields(SEPT_VE_DISABLE) };
+
+        assert_eq!(check(&other, &[], true), Err(TdAttributeFault::ModuleSigner));
+        assert_eq!(check(&other, &[], false), Ok(()));
+    }
+
+    #[test]
+    fn service_td_needs_a_policy_that_names_it() {
+        let bound = TdFields { mr_service_td: Some([1; 48]), ..fields(SEPT_VE_DISABLE | SERVTD_EXT) };
+
+        assert_eq!(check(&bound, &[], true), Err(TdAttributeFault::ServiceTd));
+        assert_eq!(check(&bound, &[[2; 48]], true), Err(TdAttributeFault::ServiceTd));
+        assert_eq!(check(&bound, &[[2; 48], [1; 48]], true), Ok(()));
+        let unbound = TdFields { mr_service_td: Some([0; 48]), ..fields(SEPT_VE_DISABLE) };
+        assert_eq!(check(&unbound, &[], true), Ok(()));
+    }
+
+    #[test]
+    fn words_of_the_library_name_the_fault() {
+        let words = ["Debug mode is enabled", "TD profiling is enabled", "TD migration is enabled", "SEPT_VE_DISABLE is not enabled"];
+        let faults = [TdAttributeFault::Debug, TdAttributeFault::Debug, TdAttributeFault::Migratable, TdAttributeFault::SeptVeEnabled];
+        assert_eq!(words.map(TdAttributeFault::in_words), faults);
+        assert_eq!(TdAttributeFault::in_words("SERVTD_EXT is enabled"), TdAttributeFault::ServiceTd);
+        assert_eq!(TdAttributeFault::in_words("Invalid MR service TD"), TdAttributeFault::ServiceTd);
+        assert_eq!(TdAttributeFault::in_words("Reserved bits in TD attributes are set"), TdAttributeFault::ReservedBits);
+    }
+}

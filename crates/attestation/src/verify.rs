@@ -10,7 +10,7 @@ use crate::{
     ImageReference, ImageRule, LaunchRegisters, Link, Platform, PlatformVerifier, Policy, Refusal, ReportData, TdAttributeFault, TdFields,
     TdxVerifier, TrustAnchors, VerifiedEvidence, VerifiedPlatform, VerifiedQuote, VerifyError,
     error::Reason,
-    identity::{MrConfigIdMatch, match_mr_config_id},
+    identity::{MrConfigIdMatch, match_mr_config_id, mr_config_document},
     image::{acpi_digests_of, bound_measurement},
     platform::VerifiedTd,
 };
@@ -134,7 +134,7 @@ impl Verifier {
     ) -> Result<VerifiedPlatform, VerifyError> {
         let context = Context { anchors: &self.anchors, endorsements, now };
         let vendor = verifier.platform().vendor();
-        let anchor = vendor.and_then(|vendor| self.anchors.select(vendor, |root| endorsements.name(root)));
+        let anchor = vendor.and_then(|vendor| self.anchors.select(vendor, |root| endorsements.contain(root)));
         run.anchor = anchor.map(|anchor| anchor.kind().clone());
         let platform = verifier.verify(evidence, &context).map_err(|refusal| run.refuse_link(verifier.platform(), refusal))?;
         let found =
@@ -337,7 +337,7 @@ impl Run {
             }
         }
         self.report.pass(Check::Identity, describe(&claims));
-        match match_mr_config_id(&fields.mr_config_id, &claims) {
+        match match_mr_config_id(&fields.mr_config_id, &claims, mr_config_document(&evidence.vm_config).as_deref()) {
             MrConfigIdMatch::Agrees(how) => self.report.pass(Check::MrConfigId, how),
             MrConfigIdMatch::NotSet => self.report.skip(Check::MrConfigId, "the host set none"),
             MrConfigIdMatch::Undecided(why) => self.report.skip(Check::MrConfigId, why),

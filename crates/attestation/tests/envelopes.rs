@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
 
 use dstack_attestation::{
-    Attestation, EnvelopeError, Evidence, EvidenceError, UnverifiedQuote, bound_measurement, mr_aggregated, mr_system,
+    Attestation, ContentType, Envelope, EnvelopeError, Evidence, EvidenceError, PlatformEvidence, UnverifiedQuote, bound_measurement,
+    mr_aggregated, mr_system, report_data,
 };
 use dstack_event_log::{EventLog, EventVersion, RuntimeEvent};
 use dstack_manifest::VmConfig;
@@ -44,6 +45,82 @@ fn version_1_keeps_everything() {
 
     assert_eq!(Attestation::decode(&attestation.encode()).unwrap(), attestation);
     assert_eq!(attestation.encode_v0().unwrap_err(), EnvelopeError::NoVersion0Form { what: "version 2 runtime events" });
+}
+
+fn must_snp() -> Envelope {
+    Envelope::decode(&must_read("sev-snp-attestation.bin")).unwrap()
+}
+
+fn with_evidence(evidence: PlatformEvidence) -> Envelope {
+    Envelope { evidence, ..must_snp() }
+}
+
+#[test]
+fn every_platform_is_read_and_written_in_both_versions() {
+    let tdx = Envelope::from(must_attestation());
+    let enclave = with_evidence(PlatformEvidence::NitroEnclave { document: vec![0x84; 300] });
+    let tpm = with_evidence(PlatformEvidence::NitroTpm { document: vec![7; 70_000] });
+    for envelope in [tdx, must_snp(), enclave, tpm] {
+        let v0 = envelope.encode_v0().unwrap();
+        assert_eq!(Envelope::decode(&v0).unwrap(), envelope, "version 0");
+        assert_eq!(Envelope::decode(&envelope.encode()).unwrap(), envelope, "version 1");
+        assert!(Envelope::decode(&[v0, vec![0]].concat()).is_err(), "version 0 with a byte too many");
+    }
+}
+
+#[test]
+fn snp_envelope_of_a_running_guest_is_read_and_written_byte_for_byte() {
+    let bytes = must_read("sev-snp-attestation.bin");
+
+    let envelope = Envelope::decode(&bytes).unwrap();
+
+    assert_eq!(envelope.encode_v0().unwrap(), bytes);
+    let PlatformEvidence::SevSnp { report, mr_config, .. } = &envelope.evidence else { panic!("{}", envelope.evidence.kind()) };
+    assert_eq!((report.len(), mr_config.contains("compose_hash")), (1184, true));
+    assert_eq!(report[0x50..0x90], envelope.report_data);
+}
+
+#[test]
+fn payload_of_a_pod_must_be_what_the_report_data_stands_for() {
+    let pod = Envelope {
+        report_data: report_data(ContentType::AppData, b"hello"),
+        report_data_payload: Some("hello".to_owned()),
+        ..Envelope::from(must_attestation())
+    };
+
+    assert_eq!(Envelope::decode(&pod.encode()).unwrap(), pod);
+    assert_eq!(pod.encode_v0(), Err(EnvelopeError::NoVersion0Form { what: "a payload" }));
+    let lying = Envelope { report_data_payload: Some("hallo".to_owned()), ..pod };
+    assert_eq!(Envelope::decode(&lying.encode()), Err(EnvelopeError::Payload));
+}
+
+/// A MessagePack document of the given kinds, with nothing inside.
+fn document(version: u8, platform: &str, stack: &str, pod: bool) -> Vec<u8> {
+    let mut stack_data = serde_json::json!({ "report_data": "00".repeat(64), "runtime_events": [], "config": "" });
+    if pod {
+        stack_data["report_data_payload"] = "x".into();
+    }
+    let data = serde_json::json!({ "quote": "00", "event_log": [] });
+    let document = serde_json::json!({
+        "version": version,
+        "platform": { "kind": platform, "data": data },
+        "stack": { "kind": stack, "data": stack_data },
+    });
+    rmp_serde::to_vec_named(&document).unwrap()
+}
+
+#[test]
+fn kinds_nobody_knows_are_named_in_the_refusal() {
+    let refused = |version, platform, stack, pod| Envelope::decode(&document(version, platform, stack, pod)).unwrap_err().to_string();
+
+    assert!(Envelope::decode(&document(1, "tdx", "dstack", false)).is_ok());
+    assert!(refused(2, "tdx", "dstack", false).contains("version field 2"));
+    assert!(refused(1, "riscv", "dstack", false).contains("riscv"));
+    assert!(refused(1, "tdx", "other", false).contains("other"));
+    assert!(refused(1, "tdx", "dstack", true).contains("payload"));
+    assert!(refused(1, "tdx", "dstack-pod", false).contains("payload"));
+    assert!(refused(1, "sev-snp", "dstack", false).contains("report"));
+    assert_eq!(Envelope::decode(&[0, 9]), Err(EnvelopeError::NotImplemented { platform: "number 9".to_owned() }));
 }
 
 #[test]

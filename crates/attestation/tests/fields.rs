@@ -2,11 +2,11 @@
 #![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
 
 use dstack_attestation::{
-    Check, CheckOutcome, Endorsements, Evidence, ImageRule, Policy, QuoteCollateral, Reason, TcbStatus, TdAttributeFault, TdxVerifier,
-    TrustAnchors, VerifiedEvidence, Verifier, VerifyError,
+    Check, CheckOutcome, Endorsements, Evidence, Fault, ImageRule, Link, Platform, Policy, QuoteCollateral, Reason, TcbStatus,
+    TdAttributeFault, TdxVerifier, TrustAnchors, VerifiedEvidence, Verifier, VerifyError,
 };
 use dstack_event_log::{Digest384, Event, EventLog, EventVersion, RuntimeEvent};
-use dstack_manifest::{ComposeHash, KeyProviderKind, mr_config_id_v1, mr_config_id_v2};
+use dstack_manifest::{ComposeHash, KeyProviderKind, mr_config_id_v1, mr_config_id_v2, mr_config_id_v3};
 use dstack_tee_simulator::{CollateralSet, QuoteBody, QuotingEnclave, Vendor};
 
 const NOW: i64 = 1_790_000_000;
@@ -18,6 +18,7 @@ struct Bench {
     events: Vec<Event>,
     policy: Policy,
     tcb_status: &'static str,
+    revoked: Vec<Vec<u8>>,
 }
 
 fn event(name: &str, payload: &[u8]) -> Event {
@@ -45,11 +46,11 @@ impl Bench {
             event("key-provider", &key_provider()),
             event("system-ready", b""),
         ];
-        Self { vendor: Vendor::generate(NOW).unwrap(), events, policy: Policy::report_only(), tcb_status: "UpToDate" }
+        Self { vendor: Vendor::generate(NOW).unwrap(), events, policy: Policy::report_only(), tcb_status: "UpToDate", revoked: vec![] }
     }
 
     fn endorsements(&self) -> Endorsements {
-        let set = CollateralSet::sign_with_status(&self.vendor, NOW, self.tcb_status).unwrap();
+        let set = CollateralSet::sign_revoking(&self.vendor, NOW, self.tcb_status, &self.revoked).unwrap();
         QuoteCollateral {
             pck_crl_issuer_chain: self.vendor.pck_ca_chain_pem(),
             root_ca_crl: set.root_crl,
@@ -129,6 +130,72 @@ fn module_and_its_version() {
 }
 
 #[test]
+fn revoked_certificates_by_issuer() {
+    let vendor = Vendor::generate(NOW).unwrap();
+    let serials: Vec<Vec<u8>> = [vendor.pck_chain_pem(), vendor.tcb_chain_pem()].iter().flat_map(|chain| serials(chain)).collect();
+    let mut bench = Bench { vendor, ..Bench::new() };
+    for serial in serials {
+        bench.revoked = vec![serial];
+
+        let (check, reason) = refused(bench.verify(|_| ()));
+
+        assert_eq!(check, Check::QuoteSignature);
+        assert!(matches!(reason, Reason::Signature { link: Link::Revocation, fault: Fault::Revoked, .. }), "{reason}");
+    }
+    bench.revoked = vec![vec![0x12, 0x34]];
+    assert!(bench.verify(|_| ()).is_ok());
+}
+
+/// Serial numbers of the certificates of a chain.
+fn serials(pem: &str) -> Vec<Vec<u8>> {
+    x509_parser::pem::Pem::iter_from_buffer(pem.as_bytes())
+        .map(|pem| pem.unwrap().parse_x509().unwrap().tbs_certificate.raw_serial().to_vec())
+        .collect()
+}
+
+#[test]
+fn policy_on_machine_platform_and_papers() {
+    let mut bench = Bench::new();
+    let device = bench.verify(|_| ()).unwrap().device_id();
+    let mut with = |policy: Policy| {
+        bench.policy = policy;
+        bench.verify(|_| ())
+    };
+    let open = Policy::report_only;
+
+    let (check, reason) = refused(with(Policy { platforms: Some(vec![Platform::SevSnp]), ..open() }));
+    assert_eq!((check, reason), (Check::Platform, Reason::Platform { platform: Platform::Tdx }));
+    let (check, reason) = refused(with(Policy { machines: Some(vec![vec![1; 32]]), ..open() }));
+    assert_eq!((check, reason), (Check::Platform, Reason::Machine { id: Some(hex::encode(device)) }));
+    assert!(with(Policy { machines: Some(vec![device.to_vec()]), platforms: Some(vec![Platform::Tdx]), ..open() }).is_ok());
+    let (check, reason) = refused(with(Policy { minimum_tcb_evaluation_number: Some(u32::MAX), ..open() }));
+    assert!(check == Check::TcbPolicy && matches!(reason, Reason::TcbEvaluationNumber { minimum: u32::MAX, .. }), "{reason}");
+    let (check, reason) = refused(with(Policy { max_collateral_age: Some(0), ..open() }));
+    assert!(check == Check::Freshness && matches!(reason, Reason::CollateralAge { maximum: 0, age: 1.. }), "{reason}");
+    assert!(with(Policy { max_collateral_age: Some(40 * 86_400), max_evidence_age: Some(1), ..open() }).is_ok());
+}
+
+#[test]
+fn status_of_one_platform_overrides_the_common_list() {
+    let up_to_date = || Some(vec![TcbStatus::UpToDate]);
+    let tolerant = Policy {
+        accepted_tcb: up_to_date(),
+        accepted_tcb_of: [(Platform::Tdx, vec![TcbStatus::OutOfDate])].into(),
+        ..Policy::report_only()
+    };
+    let bench = |tcb_status, policy: &Policy| Bench { tcb_status, policy: policy.clone(), ..Bench::new() }.verify(|_| ());
+
+    assert!(bench("OutOfDate", &tolerant).is_ok());
+    assert_eq!(refused(bench("UpToDate", &tolerant)).1, Reason::TcbStatus { status: TcbStatus::UpToDate });
+    let other = Policy {
+        accepted_tcb: up_to_date(),
+        accepted_tcb_of: [(Platform::SevSnp, vec![TcbStatus::OutOfDate])].into(),
+        ..Policy::report_only()
+    };
+    assert_eq!(refused(bench("OutOfDate", &other)).1, Reason::TcbStatus { status: TcbStatus::OutOfDate });
+}
+
+#[test]
 fn revoked_platform_is_never_accepted_and_others_are_reported() {
     let with_status = |tcb_status| Bench { tcb_status, ..Bench::new() }.verify(|_| ());
 
@@ -200,6 +267,17 @@ fn mr_config_id_of_every_version() {
     let other_kind = mr_config_id_v2(&compose_hash, &app_id, KeyProviderKind::Tpm, &[0xaa, 0xbb]);
     for bad in [mr_config_id_v1(&ComposeHash::new([1; 32])), other_kind, [9; 48]] {
         assert_eq!(refused(Bench::new().verify(|body| body.mr_config_id = bad)), (Check::MrConfigId, Reason::MrConfigId));
+    }
+    let document = r#"{"app_id":"c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0","compose_hash":"COMPOSE","key_provider":"kms","key_provider_id":"aabb","version":3}"#
+        .replace("COMPOSE", &"c0".repeat(32));
+    let with_document = |document: &str| {
+        let vm_config = serde_json::json!({ "mr_config": document, "cpu_count": 1, "memory_size": 1 }).to_string();
+        Bench::new().verify_quoted(|body| body.mr_config_id = mr_config_id_v3(document), |evidence| evidence.vm_config = vm_config)
+    };
+    assert!(with_document(&document).unwrap().report().passed(Check::MrConfigId));
+    for (from, to) in [("c0c0c0c0\",", "c0c0c0c1\","), ("kms", "tpm"), ("aabb", "aabc"), ("\"version\"", "\"future\":1,\"version\"")] {
+        let other = document.replacen(from, to, 1);
+        assert_eq!(refused(with_document(&other)), (Check::MrConfigId, Reason::MrConfigId), "{other}");
     }
     for undecided in [tagged(3), v2] {
         let mut bench = Bench::new();

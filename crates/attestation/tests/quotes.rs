@@ -1,5 +1,5 @@
 //! Genuine quotes with Intel's collateral, and single changes in them. The clock is pinned: all collateral is expired today or will be.
-#![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests panic on purpose")]
 
 use std::collections::BTreeSet;
 
@@ -22,6 +22,7 @@ struct Case {
     tcb_status: Option<String>,
     advisory_ids: Option<Vec<String>>,
     reason: Option<String>,
+    refusal: Option<String>,
 }
 
 impl Case {
@@ -63,7 +64,14 @@ fn verdicts_statuses_and_advisories_are_those_of_the_reference_tools() {
     for case in cases {
         let result = case.verify(Policy::report_only());
         if case.verdict == "reject" {
-            assert!(result.is_err(), "{case:?}");
+            let error = result.map(|_| ()).expect_err(&case.id);
+            match (&*error.reason, &case.refusal) {
+                (Reason::Signature { link, fault, .. }, Some(refusal)) => {
+                    assert_eq!(format!("{link:?}/{fault:?}"), *refusal, "{}", case.id)
+                }
+                (Reason::TdAttributes(_), None) => {}
+                (other, _) => panic!("{}: {other}", case.id),
+            }
             continue;
         }
         let verified = result.unwrap_or_else(|error| panic!("{}: {error}", case.id));
@@ -191,6 +199,10 @@ fn genuine_guest_is_verified_with_its_os_image() {
 
     assert!(!verified.is_simulated() && !verified.acpi_tables_computed());
     assert_eq!(verified.os_image_hash().unwrap().to_string(), "e6f5cfec20c02e7b97baa213d0f718020b55e040172d90ccbcb946d56c8b09db");
+    let refused = verify(Policy { allowed_images: Some(vec![]), ..Policy::report_only() }).map(|_| ()).unwrap_err();
+    let os_image_hash = *verified.os_image_hash().unwrap();
+    assert_eq!((refused.check, *refused.reason), (Check::OsImage, Reason::ImageNotAllowed { os_image_hash }));
+    assert!(verify(Policy { allowed_images: Some(vec![os_image_hash]), ..Policy::report_only() }).is_ok());
     // The file's vm_config was renewed after the guest had measured the image under its pre-release hash.
     assert!(!verified.report().passed(Check::OsImageEvent));
     let strict = verify(Policy { accept_unchecked_acpi: true, ..Policy::default() }).map(|_| ()).unwrap_err();

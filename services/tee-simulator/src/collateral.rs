@@ -46,9 +46,14 @@ impl CollateralSet {
 
     /// The same with another TCB status of the platform, for tests of policies.
     pub fn sign_with_status(vendor: &Vendor, now: i64, status: &str) -> Result<Self, VendorError> {
+        Self::sign_revoking(vendor, now, status, &[])
+    }
+
+    /// The same with revocation lists that name the serial numbers `revoked` (big-endian), for tests of verifiers.
+    pub fn sign_revoking(vendor: &Vendor, now: i64, status: &str, revoked: &[Vec<u8>]) -> Result<Self, VendorError> {
         let (from, until) = (now - BACKDATED, now - BACKDATED + LIFETIME);
         let dates = (rfc3339(from)?, rfc3339(until)?);
-        let (root_crl, pck_crl) = vendor.revocation_lists(from, until)?;
+        let (root_crl, pck_crl) = vendor.revocation_lists(from, until, revoked)?;
         Ok(Self { tcb_info: sign(vendor, &tcb_info(&dates, status)), qe_identity: sign(vendor, &qe_identity(&dates)), root_crl, pck_crl })
     }
 }

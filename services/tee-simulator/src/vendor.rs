@@ -10,7 +10,7 @@ use p256::{
 use rand_core::{OsRng, RngCore as _};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension, DistinguishedName, DnType, IsCa, Issuer,
-    KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SerialNumber,
+    KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, RevocationReason, RevokedCertParams, SerialNumber,
 };
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -220,8 +220,8 @@ impl Vendor {
         raw
     }
 
-    /// Empty revocation lists of root and PCK CA, DER.
-    pub(crate) fn revocation_lists(&self, from: i64, until: i64) -> Result<(Vec<u8>, Vec<u8>), VendorError> {
+    /// Revocation lists of root and PCK CA, DER; each names every serial number of `revoked`.
+    pub(crate) fn revocation_lists(&self, from: i64, until: i64, revoked: &[Vec<u8>]) -> Result<(Vec<u8>, Vec<u8>), VendorError> {
         let list = |entry: &Entry, what| {
             let key = KeyPair::from_pem_and_sign_algo(&entry.key_pem, &PKCS_ECDSA_P256_SHA256).map_err(encode(what))?;
             let issuer = Issuer::from_ca_cert_pem(&entry.certificate_pem, key).map_err(encode(what))?;
@@ -230,13 +230,22 @@ impl Vendor {
                 next_update: instant(until)?,
                 crl_number: SerialNumber::from_slice(&1_u32.to_be_bytes()),
                 issuing_distribution_point: None,
-                revoked_certs: Vec::new(),
+                revoked_certs: revoked.iter().map(|serial| entry_of(serial, from)).collect::<Result<_, _>>()?,
                 key_identifier_method: KeyIdMethod::Sha256,
             };
             parameters.signed_by(&issuer).map(|list| list.der().to_vec()).map_err(encode(what))
         };
         Ok((list(&self.stored.root, "root revocation list")?, list(&self.stored.pck_ca, "PCK revocation list")?))
     }
+}
+
+fn entry_of(serial: &[u8], from: i64) -> Result<RevokedCertParams, VendorError> {
+    Ok(RevokedCertParams {
+        serial_number: SerialNumber::from_slice(serial),
+        revocation_time: instant(from)?,
+        reason_code: Some(RevocationReason::KeyCompromise),
+        invalidity_date: None,
+    })
 }
 
 enum Role {
