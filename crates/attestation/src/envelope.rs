@@ -151,10 +151,13 @@ impl Envelope {
         self
     }
 
-    /// The `vm_config` text inside [`Envelope::config`]; empty if there is none.
+    /// The `vm_config` text inside [`Envelope::config`]; empty if there is none. On SEV-SNP the configuration may be that text itself.
     #[must_use]
     pub fn vm_config(&self) -> String {
-        vm_config(&self.config)
+        match (vm_config(&self.config), &self.evidence) {
+            (none, PlatformEvidence::SevSnp { .. }) if none.is_empty() => self.config.clone(),
+            (text, _) => text,
+        }
     }
 }
 

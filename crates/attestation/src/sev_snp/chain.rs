@@ -180,7 +180,7 @@ fn select_intermediate<'a>(
     Ok((product, found.ok_or_else(missing)?))
 }
 
-/// The anchor that issued `intermediate`. A root that comes with the evidence must be it, byte for byte.
+/// The anchor that issued `intermediate`. Roots that come with the evidence must be anchors, byte for byte, and the issuer among them.
 fn select_root<'a>(
     intermediate: &X509Certificate<'a>,
     product: Product,
@@ -191,19 +191,24 @@ fn select_root<'a>(
     if issuer.strip_prefix("ARK-") != Some(product.name()) {
         return Err(broken(Fault::OtherRoot, format_args!("the authority of {product} is issued by {issuer:?}")));
     }
-    let mut anchors = 0_usize;
+    let mut anchors = Vec::new();
     for anchor in context.anchors.roots(Vendor::Amd) {
-        anchors += 1;
-        let root = parse(anchor.der())?;
-        let is_given = given.is_empty() || given.iter().any(|given| given.as_raw() == root.as_raw());
-        if root.subject().as_raw() == intermediate.issuer().as_raw() && is_given {
-            return Ok((anchor, root));
-        }
+        anchors.push((anchor, parse(anchor.der())?));
     }
-    if anchors == 0 {
+    if anchors.is_empty() {
         return Err(broken(Fault::Missing, "no root of AMD is trusted"));
     }
-    Err(broken(Fault::OtherRoot, format_args!("{issuer} as given is not a trusted root")))
+    let is_anchor = |given: &X509Certificate<'_>| anchors.iter().any(|(anchor, _)| anchor.der() == given.as_raw());
+    if let Some(stranger) = given.iter().find(|given| !is_anchor(given)) {
+        let name = common_name(stranger.subject()).unwrap_or_default();
+        return Err(broken(Fault::OtherRoot, format_args!("{name:?} as given is not a trusted root")));
+    }
+    let is_issuer = |(anchor, root): &(&Anchor, X509Certificate<'_>)| {
+        let is_given = given.is_empty() || given.iter().any(|given| anchor.der() == given.as_raw());
+        is_given && root.subject().as_raw() == intermediate.issuer().as_raw()
+    };
+    let other = || broken(Fault::OtherRoot, format_args!("{issuer} is not a root that is given and trusted"));
+    anchors.into_iter().find(is_issuer).ok_or_else(other)
 }
 
 fn check_authority(certificate: &X509Certificate<'_>) -> Result<(), Refusal> {

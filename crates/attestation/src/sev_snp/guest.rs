@@ -5,6 +5,7 @@
 
 use dstack_manifest::{MrConfigDocument, MrConfigError, OsImageHash, SnpMeasurementDocument, VmConfig, mr_config_hash_v3};
 use dstack_measurement::snp::{GuestFeatures, SnpDocumentError, SnpImageMeasurement, SnpLaunchError, SnpShape};
+use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use super::SnpFields;
@@ -107,6 +108,12 @@ pub enum LaunchMismatch {
         /// The image it names.
         os_image_hash: OsImageHash,
     },
+    /// Measurement material as guests had it before release 0.6: nothing binds it to the image hash.
+    #[error("vm_config carries measurement material that nothing binds to os image {os_image_hash}")]
+    Unbound {
+        /// The image it names.
+        os_image_hash: OsImageHash,
+    },
     /// `sev_snp_measurement` is not JSON of the expected form.
     #[error("sev_snp_measurement is malformed: {reason}")]
     Json {
@@ -161,6 +168,13 @@ pub struct LaunchProof {
     pub shape: SnpShape,
 }
 
+/// What tells the forms of `sev_snp_measurement` apart.
+#[derive(Deserialize)]
+struct Parts {
+    checksum_file: Option<serde::de::IgnoredAny>,
+    base_cmdline: Option<serde::de::IgnoredAny>,
+}
+
 /// Checks that MEASUREMENT is what the image named in `config` gives.
 ///
 /// `config`: from the host, untrusted. What is proven is the image hash; whether the image is a good one is authorization's decision.
@@ -170,8 +184,12 @@ pub struct LaunchProof {
 pub fn check_launch(fields: &SnpFields, config: &VmConfig) -> Result<LaunchProof, LaunchMismatch> {
     let os_image_hash = config.os_image_hash.ok_or(LaunchMismatch::NoImageHash)?;
     let text = config.sev_snp_measurement.as_deref().ok_or(LaunchMismatch::NoDocument { os_image_hash })?;
-    let document: SnpMeasurementDocument =
-        serde_json::from_str(text).map_err(|error| LaunchMismatch::Json { reason: error.to_string() })?;
+    let malformed = |error: serde_json::Error| LaunchMismatch::Json { reason: error.to_string() };
+    let parts: Parts = serde_json::from_str(text).map_err(malformed)?;
+    if parts.checksum_file.is_none() && parts.base_cmdline.is_some() {
+        return Err(LaunchMismatch::Unbound { os_image_hash });
+    }
+    let document: SnpMeasurementDocument = serde_json::from_str(text).map_err(malformed)?;
     let (image, shape) = SnpImageMeasurement::from_bound_document(&document, &os_image_hash)
         .map_err(|fault| LaunchMismatch::Document { os_image_hash, fault })?;
     if shape.guest_features.weakens_guest() {

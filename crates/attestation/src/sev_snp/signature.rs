@@ -52,17 +52,85 @@ mod aws_lc {
     }
 
     /// `SEQUENCE { INTEGER r, INTEGER s }`, at most 104 bytes.
-    fn der_signature(r: &[u8; 48], s: &[u8; 48]) -> Vec<u8> {
+    pub(super) fn der_signature(r: &[u8; 48], s: &[u8; 48]) -> Vec<u8> {
         let body = [der_integer(r), der_integer(s)].concat();
         let length = u8::try_from(body.len()).unwrap_or(u8::MAX);
         [&[0x30, length], body.as_slice()].concat()
     }
 
-    fn der_integer(number: &[u8; 48]) -> Vec<u8> {
+    pub(super) fn der_integer(number: &[u8; 48]) -> Vec<u8> {
         let leading_zeros = number.iter().take_while(|byte| **byte == 0).count().min(47);
         let (_, digits) = number.split_at(leading_zeros);
         let sign: &[u8] = if digits.first().is_some_and(|byte| byte & 0x80 != 0) { &[0] } else { &[] };
         let length = u8::try_from(sign.len() + digits.len()).unwrap_or(u8::MAX);
         [&[0x02, length], sign, digits].concat()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests panic on purpose")]
+mod tests {
+    use x509_parser::{certificate::X509Certificate, prelude::FromDer as _};
+
+    use super::{BadSignature, portable};
+    use crate::sev_snp::UnverifiedReport;
+
+    const ARK: &[u8] = include_bytes!("../../roots/amd-ark-milan.der");
+    const ASK: &[u8] = include_bytes!("../../intermediates/amd-sev-milan.der");
+    const VCEK: &[u8] = include_bytes!("../../tests/testdata/snp/keys/vcek-1b35b841.der");
+    const REPORT: &[u8] = include_bytes!("../../tests/testdata/snp/reports/a20e02a2e8198894.bin");
+
+    fn parse(der: &[u8]) -> X509Certificate<'_> {
+        X509Certificate::from_der(der).unwrap().1
+    }
+
+    #[test]
+    fn both_implementations_accept_the_genuine_and_refuse_the_changed() {
+        let (ark, ask, vcek) = (parse(ARK), parse(ASK), parse(VCEK));
+        let report = UnverifiedReport::parse(REPORT).unwrap();
+        let (r, s) = report.signature();
+        let flipped = |bytes: &[u8]| {
+            let mut bytes = bytes.to_vec();
+            bytes[40] ^= 1;
+            bytes
+        };
+        let key = |certificate: &X509Certificate<'_>| certificate.public_key().subject_public_key.data.to_vec();
+        let (message, signature) = (ask.tbs_certificate.as_ref(), &*ask.signature_value.data);
+        for verify in [super::verify_rsa_pss, portable::verify_rsa_pss] {
+            assert_eq!(verify(&key(&ark), message, signature), Ok(()));
+            assert_eq!(verify(&key(&ask), message, signature), Err(BadSignature));
+            assert_eq!(verify(&flipped(&key(&ark)), message, signature), Err(BadSignature));
+            assert_eq!(verify(&key(&ark), &flipped(message), signature), Err(BadSignature));
+            assert_eq!(verify(&key(&ark), message, &flipped(signature)), Err(BadSignature));
+            assert_eq!(verify(&key(&ark), message, &signature[1..]), Err(BadSignature));
+            assert_eq!(verify(&[], message, signature), Err(BadSignature));
+        }
+        for verify in [super::verify_ecdsa_p384, portable::verify_ecdsa_p384] {
+            assert_eq!(verify(&key(&vcek), report.signed(), r, s), Ok(()));
+            assert_eq!(verify(&key(&vcek), &flipped(report.signed()), r, s), Err(BadSignature));
+            assert_eq!(verify(&flipped(&key(&vcek)), report.signed(), r, s), Err(BadSignature));
+            assert_eq!(verify(&key(&vcek), report.signed(), s, r), Err(BadSignature));
+            assert_eq!(verify(&key(&vcek), report.signed(), &[0; 48], s), Err(BadSignature));
+            assert_eq!(verify(&key(&vcek), report.signed(), r, &[0; 48]), Err(BadSignature));
+            assert_eq!(verify(&key(&vcek), report.signed(), &[0xff; 48], s), Err(BadSignature));
+            assert_eq!(verify(&[], report.signed(), r, s), Err(BadSignature));
+        }
+    }
+
+    /// Numbers that begin with zeros or with a set bit have other lengths in DER.
+    #[cfg(feature = "aws-lc")]
+    #[test]
+    fn numbers_of_every_length_are_written_in_der() {
+        let mut small = [0; 48];
+        small[47] = 5;
+        let mut high = [0; 48];
+        high[1] = 0x80;
+
+        assert_eq!(super::aws_lc::der_integer(&small), [2, 1, 5]);
+        assert_eq!(super::aws_lc::der_integer(&[0; 48]), [2, 1, 0]);
+        assert_eq!(super::aws_lc::der_integer(&high)[..4], [2, 48, 0, 0x80]);
+        assert_eq!(super::aws_lc::der_integer(&[0x7f; 48])[..3], [2, 48, 0x7f]);
+        let both = super::aws_lc::der_signature(&[0xff; 48], &small);
+        assert_eq!((both[..4].to_vec(), both.len()), (vec![0x30, 54, 2, 49], 56));
     }
 }
