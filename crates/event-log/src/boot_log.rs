@@ -66,6 +66,14 @@ pub enum BootLogError {
         /// `TPM_ALG_ID`.
         algorithm: u16,
     },
+    /// An entry has no digest at all.
+    #[error("entry {index} at byte {offset} has no digest")]
+    NoDigest {
+        /// Position in the log, the header not counted.
+        index: usize,
+        /// Where the entry starts.
+        offset: usize,
+    },
     /// An entry has no digest of the bank that is replayed.
     #[error("entry {index} at byte {offset} has no {algorithm} digest")]
     MissingDigest {
@@ -313,6 +321,10 @@ fn parse_event<'a>(reader: &mut Reader<'a>, declared: &[DeclaredAlgorithm], inde
         return Err(BootLogError::NoSuchRegister { index, offset, register });
     }
     let count = reader.u32("an entry's number of digests")?;
+    if count == 0 {
+        // Sixteen zeros would otherwise be an entry or padding, depending on what follows.
+        return Err(BootLogError::NoDigest { index, offset });
+    }
     let mut digests: Vec<(u16, &[u8])> = Vec::new();
     for _ in 0..count {
         let algorithm = reader.u16("an entry's algorithm")?;

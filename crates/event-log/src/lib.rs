@@ -26,7 +26,7 @@ pub use describe::describe;
 pub use divergence::{Divergence, DivergentEvent, RegisterMismatch};
 pub use event::{Event, EventVersion};
 pub use event_type::event_type_name;
-pub use log::{EventLog, EventLogError, MAX_EVENTS, MAX_LOG_BYTES, parse_events};
+pub use log::{EventLog, EventLogError, MAX_EVENTS, MAX_LOG_BYTES, deserialize_events, parse_events};
 pub use pcr_bank::{PCRS, PcrBank};
 pub use registers::{Digest384, REGISTERS, Registers, extend, replay};
 pub use runtime::{RUNTIME_EVENT_TYPE, RUNTIME_REGISTER, RuntimeEvent, names};

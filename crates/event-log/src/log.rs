@@ -92,6 +92,15 @@ pub fn parse_events(text: &str) -> Result<Vec<Event>, EventLogError> {
     }
 }
 
+/// For `#[serde(deserialize_with)]` of a field that holds a log: [`parse_events`] inside another document.
+pub fn deserialize_events<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Event>, D::Error> {
+    let list = BoundedList::deserialize(deserializer)?;
+    if list.beyond > 0 {
+        return Err(serde::de::Error::custom(EventLogError::TooManyEvents { got: MAX_EVENTS + list.beyond }));
+    }
+    Ok(list.events)
+}
+
 fn json_error(error: &serde_json::Error) -> EventLogError {
     let (line, column) = (error.line(), error.column());
     // serde_json appends the place; what it quotes of the text may be long.

@@ -100,8 +100,8 @@ fn bank_that_the_log_does_not_have_is_refused() {
     let error = BootLog::parse(&bytes).unwrap().replay(HashAlgorithm::Sha512).unwrap_err();
 
     // Two entries of type EV_NO_ACTION come first.
-    assert_eq!(error, BootLogError::MissingDigest { index: 2, offset: 704, algorithm: HashAlgorithm::Sha512 });
-    assert_eq!(error.to_string(), "entry 2 at byte 704 has no SHA-512 digest");
+    assert_eq!(error, BootLogError::MissingDigest { index: 2, offset: 765, algorithm: HashAlgorithm::Sha512 });
+    assert_eq!(error.to_string(), "entry 2 at byte 765 has no SHA-512 digest");
 }
 
 #[test]
@@ -248,7 +248,7 @@ fn digest_of_an_undeclared_algorithm_or_a_second_one_is_refused() {
         BootLog::parse(&bytes).map(|log| log.events().len())
     };
 
-    assert_eq!(parse(vec![(0x000c, &digest)]), Ok(1));
+    assert_eq!(parse(vec![(0x000c, digest.as_slice())]), Ok(1));
     assert_eq!(parse(vec![(0x000b, &digest)]), Err(BootLogError::UnexpectedDigest { index: 0, offset: HEADER, algorithm: 0x000b }));
     assert_eq!(
         parse(vec![(0x000c, &digest), (0x000c, &digest)]),
@@ -279,6 +279,12 @@ fn header_must_declare_algorithms_that_can_be() {
         bytes.splice(64..64, [0x0c, 0, 48, 0]);
     };
     assert!(refused(&twice), "one twice");
+    let eight = |bytes: &mut Vec<u8>| {
+        bytes[28] += 7 * 4;
+        bytes[56] = 8;
+        (0x20..0x27).for_each(|algorithm| drop(bytes.splice(64..64, [algorithm, 0, 1, 0])));
+    };
+    assert!(!refused(&eight), "as many as there may be");
 }
 
 #[test]
@@ -325,6 +331,15 @@ fn padding_is_one_byte_value_to_the_end() {
 }
 
 #[test]
+fn entry_without_digest_is_refused() {
+    let without = must_encode(vec![entry(1, 4, &[1; 48], b""), BootEvent { digests: Vec::new(), ..entry(1, 3, &[], b"") }]);
+    let zeros = [must_encode(Vec::new()).as_slice(), &[0; 16], &[0xff; 16]].concat();
+
+    assert_eq!(BootLog::parse(&without), Err(BootLogError::NoDigest { index: 1, offset: 131 }));
+    assert_eq!(BootLog::parse(&zeros), Err(BootLogError::NoDigest { index: 0, offset: HEADER }));
+}
+
+#[test]
 fn no_truncation_of_a_real_log_is_taken_for_the_whole() {
     for name in ["08e8363d55f4e4aa.bin", "d9cd052549c551fe.bin", "dstack_tpm_eventlog.bin"] {
         let bytes = must_read(name);
@@ -341,7 +356,10 @@ fn no_truncation_of_a_real_log_is_taken_for_the_whole() {
 #[test]
 fn log_is_limited_in_bytes_and_entries() {
     assert_eq!(BootLog::parse(&vec![0; MAX_BOOT_LOG_BYTES + 1]), Err(BootLogError::TooLong { got: MAX_BOOT_LOG_BYTES + 1 }));
-    let entries = |count| must_encode(vec![BootEvent { digests: Vec::new(), ..entry(1, 3, &[], b"") }; count]);
+    let mut longest = must_encode(Vec::new());
+    longest.resize(MAX_BOOT_LOG_BYTES, 0xff);
+    assert_eq!(BootLog::parse(&longest).map(|log| log.events().len()), Ok(0));
+    let entries = |count| must_encode(vec![entry(1, 3, &[0; 48], b""); count]);
 
     assert_eq!(BootLog::parse(&entries(MAX_EVENTS)).map(|log| log.events().len()), Ok(MAX_EVENTS));
     assert_eq!(BootLog::parse(&entries(MAX_EVENTS + 1)), Err(BootLogError::TooManyEvents));
@@ -370,7 +388,10 @@ fn known_algorithms_have_their_registry_values() {
         assert_eq!(algorithm.digest(&[b"a", b"bc"]), algorithm.digest(&[b"abc"]));
     }
     assert_eq!(HashAlgorithm::from_id(0x12), None);
-    assert_eq!(HashAlgorithm::Sha1.digest(&[b"abc"]).to_string(), "a9993e364706816aba3e25717850c26c9cd0d89d");
+    let abc = HashAlgorithm::Sha1.digest(&[b"abc"]);
+    assert_eq!(abc.to_string(), "a9993e364706816aba3e25717850c26c9cd0d89d");
+    assert_eq!(format!("{abc:?}"), abc.to_string());
+    assert_eq!(abc.as_ref(), abc.as_bytes());
 }
 
 proptest! {

@@ -146,6 +146,22 @@ fn log_is_limited_in_entries() {
 }
 
 #[test]
+fn log_inside_a_document_has_the_same_limit() {
+    #[derive(serde::Deserialize)]
+    struct Document {
+        #[serde(deserialize_with = "dstack_event_log::deserialize_events")]
+        log: Vec<Event>,
+    }
+    let parse = |count: usize| {
+        let text = json!({"log": vec![boot(0); count]}).to_string();
+        serde_json::from_str::<Document>(&text).map(|document| document.log.len())
+    };
+
+    assert_eq!(parse(MAX_EVENTS).unwrap(), MAX_EVENTS);
+    assert!(parse(MAX_EVENTS + 1).unwrap_err().to_string().starts_with("event log of 16385 entries exceeds the limit of 16384"));
+}
+
+#[test]
 fn broken_text_says_where_and_not_much_else() {
     let error = parse_events(&format!("[\n {{\"imr\": \"{}\"}}]", "x".repeat(5_000))).unwrap_err();
 

@@ -148,7 +148,7 @@ impl TdHobWitness {
         }
         push_gap(&mut resources, next, below_4g);
         let above_4g = memory_size - below_4g;
-        push_gap(&mut resources, FOUR_GIB, FOUR_GIB + above_4g);
+        push_gap(&mut resources, FOUR_GIB, FOUR_GIB.saturating_add(above_4g));
 
         let mut list = Vec::with_capacity(56 + resources.len());
         push_header(&mut list, 1, 56);

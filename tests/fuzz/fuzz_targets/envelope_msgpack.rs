@@ -1,7 +1,7 @@
-//! Attestation envelope, version 1: what is accepted encodes to what was read.
+//! Attestation envelope, version 1, of every platform: what is accepted encodes to what was read.
 #![no_main]
 
-use dstack_attestation::Attestation;
+use dstack_attestation::Envelope;
 use dstack_fuzz as _;
 use libfuzzer_sys::fuzz_target;
 
@@ -9,8 +9,8 @@ fuzz_target!(|data: &[u8]| {
     if data.first() == Some(&0) {
         return;
     }
-    let Ok(attestation) = Attestation::decode(data) else { return };
-    assert_eq!(Attestation::decode(&attestation.encode()).ok().as_ref(), Some(&attestation));
-    let stripped = attestation.stripped();
-    assert_eq!(stripped.stripped(), stripped);
+    let Ok(envelope) = Envelope::decode(data) else { return };
+    assert_eq!(Envelope::decode(&envelope.encode()).ok().as_ref(), Some(&envelope));
+    let stripped = envelope.stripped();
+    assert_eq!(stripped.clone().stripped(), stripped);
 });

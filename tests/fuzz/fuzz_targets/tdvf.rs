@@ -2,12 +2,7 @@
 #![no_main]
 
 use dstack_fuzz as _;
-use dstack_measurement::{
-    PageAddOrder,
-    mrtd::mrtd,
-    td_hob::TdHobWitness,
-    tdvf::Tdvf,
-};
+use dstack_measurement::{PageAddOrder, mrtd::mrtd, td_hob::TdHobWitness, tdvf::Tdvf};
 use libfuzzer_sys::fuzz_target;
 
 /// Firmware that describes more memory is parsed, not measured: hashing 256 MiB per input would find nothing.
