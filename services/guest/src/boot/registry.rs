@@ -18,6 +18,7 @@ pub struct EngineConfig {
     log_opts: LogOptions,
     log_level: &'static str,
     ip6tables: bool,
+    userland_proxy: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     registry_mirrors: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -44,6 +45,7 @@ impl EngineConfig {
             log_opts: LogOptions { max_size: "100m", max_file: "10" },
             log_level: "warn",
             ip6tables: false,
+            userland_proxy: false,
             registry_mirrors: registry.map(|url| normalized(url).to_owned()).into_iter().collect(),
             insecure_registries: insecure.into_iter().collect(),
         }
