@@ -1,13 +1,15 @@
 //! What QEMU and the host can do, found out by doing it.
 
 use std::{
-    io,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
 };
 
-use tokio::process::Command;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
+    process::{Child, Command},
+};
 
 use super::Accelerator;
 use crate::{VmmError, config::AcceleratorChoice};
@@ -15,6 +17,7 @@ use crate::{VmmError, config::AcceleratorChoice};
 const VERSION_DEADLINE: Duration = Duration::from_secs(10);
 /// A guest of a few thousand instructions takes milliseconds where KVM works.
 const KVM_DEADLINE: Duration = Duration::from_secs(3);
+const MAX_STDERR_BYTES: u64 = 64 << 10;
 const ROM_SIZE: usize = 64 << 10;
 /// The guest writes 0x2a to the exit device; QEMU ends with `(0x2a << 1) | 1`.
 const EXIT_CODE: i32 = 0x55;
@@ -84,25 +87,34 @@ async fn try_kvm(qemu: &Path) -> Result<(), String> {
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .kill_on_drop(true)
-        .output();
-    match tokio::time::timeout(KVM_DEADLINE, guest).await {
+        .spawn()
+        .map_err(|error| format!("{}: {error}", qemu.display()))?;
+    match tokio::time::timeout(KVM_DEADLINE, outcome(guest)).await {
         Err(_) => Err(format!("a test guest did not end in {} s", KVM_DEADLINE.as_secs())),
-        Ok(Err(error)) => Err(describe(qemu, &error)),
-        Ok(Ok(output)) if output.status.code() == Some(EXIT_CODE) => Ok(()),
-        Ok(Ok(output)) => {
-            let stderr = String::from_utf8_lossy(&output.stderr);
-            let line = stderr.lines().find(|line| !line.trim().is_empty()).unwrap_or("QEMU said nothing");
-            Err(format!(
-                "a test guest failed ({}): {}",
-                output.status,
-                dstack_service::text::clean(line.trim_start_matches("qemu-system-x86_64: "), 160)
-            ))
-        }
+        Ok(outcome) => outcome,
     }
 }
 
-fn describe(qemu: &Path, error: &io::Error) -> String {
-    format!("{}: {error}", qemu.display())
+/// Waits until the test guest ended, or stands still: after an internal error of KVM, QEMU says so and waits for ever.
+async fn outcome(mut guest: Child) -> Result<(), String> {
+    let mut said = None;
+    if let Some(stderr) = guest.stderr.take() {
+        let mut lines = BufReader::new(stderr.take(MAX_STDERR_BYTES)).lines();
+        while let Ok(Some(line)) = lines.next_line().await {
+            let line = dstack_service::text::clean(line.trim_start_matches("qemu-system-x86_64: "), 160);
+            if line.starts_with("KVM internal error") {
+                return Err("a test guest met an instruction that this machine's KVM cannot run".to_owned());
+            }
+            if said.is_none() && !line.trim().is_empty() {
+                said = Some(line);
+            }
+        }
+    }
+    match guest.wait().await {
+        Ok(status) if status.code() == Some(EXIT_CODE) => Ok(()),
+        Ok(status) => Err(format!("a test guest failed ({status}): {}", said.as_deref().unwrap_or("QEMU said nothing"))),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// Firmware that counts a while, asks CPUID, sets up the FPU and SSE as real firmware does, and leaves through the exit device. 16-bit
