@@ -13,6 +13,7 @@ mod cbor;
 pub mod cca;
 mod certificate_chain;
 mod checks;
+mod cloud_image;
 mod collateral;
 mod crypto;
 mod dcap;
@@ -42,6 +43,7 @@ mod verify;
 
 pub use cbor::CborError;
 pub use checks::{Check, CheckOutcome, CheckReport};
+pub use cloud_image::{CloudImageError, aws_boot_pcr_digest, gcp_uki_authenticode};
 pub use collateral::{CollateralError, Endorsements, QuoteCollateral};
 pub use envelope::{Attestation, Envelope, EnvelopeError, MAX_ENVELOPE_BYTES, PlatformEvidence};
 pub use error::{Reason, TdAttributeFault, VerifyError};
