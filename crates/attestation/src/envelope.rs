@@ -63,6 +63,15 @@ pub enum PlatformEvidence {
         /// Boot and runtime events, often stripped.
         event_log: Vec<Event>,
     },
+    /// Intel TDX on Google's cloud, where a TPM tells the boot.
+    GcpTdx {
+        /// Raw quote, padding included: the TPM quote is over its hash.
+        quote: Vec<u8>,
+        /// Boot and runtime events, often stripped.
+        event_log: Vec<Event>,
+        /// For [`TpmQuote::decode_scale`](crate::tpm::TpmQuote::decode_scale).
+        tpm_quote: Vec<u8>,
+    },
     /// AWS Nitro Enclave.
     NitroEnclave {
         /// COSE document of the security module.
@@ -90,6 +99,7 @@ impl PlatformEvidence {
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Tdx { .. } => "tdx",
+            Self::GcpTdx { .. } => "gcp-tdx",
             Self::NitroEnclave { .. } => "nitro-enclave",
             Self::SevSnp { .. } => "sev-snp",
             Self::NitroTpm { .. } => "aws-nitro-tpm",
@@ -144,9 +154,12 @@ impl Envelope {
     /// The form that fits into a certificate: boot events reduced to those a verifier cannot compute, no runtime digests.
     #[must_use]
     pub fn stripped(mut self) -> Self {
-        let keep = |event: &&Event| event.imr == dstack_event_log::RUNTIME_REGISTER || event.event_payload == b"ACPI DATA";
-        if let PlatformEvidence::Tdx { event_log, .. } = &mut self.evidence {
-            *event_log = event_log.iter().filter(keep).map(Event::stripped).collect();
+        let runtime = |event: &&Event| event.imr == dstack_event_log::RUNTIME_REGISTER;
+        let keep = |event: &&Event| runtime(event) || event.event_payload == b"ACPI DATA";
+        match &mut self.evidence {
+            PlatformEvidence::Tdx { event_log, .. } => *event_log = event_log.iter().filter(keep).map(Event::stripped).collect(),
+            PlatformEvidence::GcpTdx { event_log, .. } => *event_log = event_log.iter().filter(runtime).map(Event::stripped).collect(),
+            _ => {}
         }
         self
     }

@@ -100,6 +100,14 @@ struct TdxData {
 }
 
 #[derive(Deserialize)]
+struct GcpTdxData {
+    quote: Binary,
+    #[serde(default)]
+    event_log: Vec<WireEvent>,
+    tpm_quote: Binary,
+}
+
+#[derive(Deserialize)]
 struct NitroEnclaveData {
     nsm_quote: Binary,
 }
@@ -188,6 +196,12 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Envelope, EnvelopeError> {
             let event_log = platform.data.event_log.into_iter().map(event).collect::<Result<_, _>>()?;
             (PlatformEvidence::Tdx { quote: platform.data.quote.hex()?, event_log }, stack.data)
         }
+        "gcp-tdx" => {
+            let Document::<GcpTdxData> { platform, stack } = read(bytes)?;
+            let GcpTdxData { quote, event_log, tpm_quote } = platform.data;
+            let event_log = event_log.into_iter().map(event).collect::<Result<_, _>>()?;
+            (PlatformEvidence::GcpTdx { quote: quote.hex()?, event_log, tpm_quote: tpm_quote.hex()? }, stack.data)
+        }
         "nitro-enclave" => {
             let Document::<NitroEnclaveData> { platform, stack } = read(bytes)?;
             (PlatformEvidence::NitroEnclave { document: platform.data.nsm_quote.hex()? }, stack.data)
@@ -244,6 +258,7 @@ struct OutSection<T> {
 #[serde(untagged)]
 enum OutPlatform<'a> {
     Tdx { quote: &'a Bytes, event_log: Vec<OutEvent<'a>> },
+    GcpTdx { quote: &'a Bytes, event_log: Vec<OutEvent<'a>>, tpm_quote: &'a Bytes },
     NitroEnclave { nsm_quote: &'a Bytes },
     SevSnp { report: &'a Bytes, cert_chain: Vec<&'a Bytes>, mr_config: &'a str },
     NitroTpm { attestation_doc: &'a Bytes },
@@ -297,6 +312,11 @@ fn out_platform(evidence: &PlatformEvidence) -> OutPlatform<'_> {
         PlatformEvidence::Tdx { quote, event_log } => {
             OutPlatform::Tdx { quote: Bytes::new(quote), event_log: event_log.iter().map(out_event).collect() }
         }
+        PlatformEvidence::GcpTdx { quote, event_log, tpm_quote } => OutPlatform::GcpTdx {
+            quote: Bytes::new(quote),
+            event_log: event_log.iter().map(out_event).collect(),
+            tpm_quote: Bytes::new(tpm_quote),
+        },
         PlatformEvidence::NitroEnclave { document } => OutPlatform::NitroEnclave { nsm_quote: Bytes::new(document) },
         PlatformEvidence::SevSnp { report, certificates, mr_config } => OutPlatform::SevSnp {
             report: Bytes::new(report),

@@ -26,11 +26,10 @@ pub mod gpu;
 mod identity;
 mod image;
 pub mod nitro;
-#[allow(dead_code, reason = "the verifiers of further platforms build on it")]
 mod platform;
 mod policy;
-mod public_key;
 mod policy_document;
+mod public_key;
 mod quote;
 mod report_data;
 pub mod sev_snp;

@@ -3,7 +3,7 @@
 
 use dstack_attestation::{
     Attestation, ContentType, Envelope, EnvelopeError, Evidence, EvidenceError, PlatformEvidence, UnverifiedQuote, bound_measurement,
-    mr_aggregated, mr_system, report_data,
+    mr_aggregated, mr_system, report_data, tpm::TpmQuote,
 };
 use dstack_event_log::{EventLog, EventVersion, RuntimeEvent};
 use dstack_manifest::VmConfig;
@@ -78,6 +78,31 @@ fn snp_envelope_of_a_running_guest_is_read_and_written_byte_for_byte() {
     let PlatformEvidence::SevSnp { report, mr_config, .. } = &envelope.evidence else { panic!("{}", envelope.evidence.kind()) };
     assert_eq!((report.len(), mr_config.contains("compose_hash")), (1184, true));
     assert_eq!(report[0x50..0x90], envelope.report_data);
+}
+
+#[test]
+fn tdx_and_tpm_quote_of_googles_cloud_are_read_in_the_form_of_2025_and_written_in_the_current_one() {
+    let old = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/testdata/tpm/gcp-attestation-1.bin")).unwrap();
+
+    let envelope = Envelope::decode(&old).unwrap();
+
+    let PlatformEvidence::GcpTdx { quote, event_log, tpm_quote } = &envelope.evidence else { panic!("{}", envelope.evidence.kind()) };
+    assert_eq!((quote.len(), event_log.len(), envelope.runtime_events.len()), (8000, 44, 9));
+    assert!(TpmQuote::decode_scale(&mut tpm_quote.as_slice()).is_ok());
+    assert!(UnverifiedQuote::parse(quote).is_ok(), "zero padding is part of the quote");
+    let current = envelope.encode_v0().unwrap();
+    assert_eq!(current.len(), old.len() - 2);
+    assert_eq!(Envelope::decode(&current).unwrap(), envelope);
+    assert_eq!(Envelope::decode(&envelope.encode()).unwrap(), envelope);
+    assert!(Attestation::decode(&old).unwrap_err().to_string().contains("gcp-tdx"));
+    let PlatformEvidence::GcpTdx { event_log, .. } = envelope.stripped().evidence else { panic!("another platform") };
+    assert!(event_log.len() == 9 && event_log.iter().all(|event| event.imr == 3 && event.digest.is_empty()));
+    for length in (0..old.len()).step_by(61) {
+        assert!(
+            Envelope::decode(&old[..length]).is_err() && Envelope::decode(&current[..length.min(current.len() - 1)]).is_err(),
+            "{length}"
+        );
+    }
 }
 
 #[test]
