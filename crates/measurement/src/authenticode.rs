@@ -5,8 +5,7 @@
 
 #![deny(clippy::indexing_slicing)]
 
-use sha2::{Digest as _, Sha384};
-
+use crate::hash::{Sha384, ZEROS};
 use crate::{Digest384, reader};
 
 const MAX_SECTIONS: usize = 96;
@@ -43,35 +42,52 @@ struct Layout {
 /// # Errors
 /// [`PeError`] for anything that is not a well-formed PE32 or PE32+ image.
 pub fn sha384(image: &[u8]) -> Result<Digest384, PeError> {
-    let layout = parse(image)?;
+    sha384_with_head(image, image)
+}
+
+/// Authenticode SHA-384 of an image that consists of `head` and of what `file` has behind it.
+///
+/// # Errors
+/// Those of [`sha384`], and if the headers are not wholly in `head`.
+pub(crate) fn sha384_with_head(head: &[u8], file: &[u8]) -> Result<Digest384, PeError> {
+    let layout = parse(head, file.len())?;
     let mut hash = Sha384::new();
-    let range = |start: usize, end: usize| image.get(start..end).ok_or(PeError { offset: start, what: "range outside the image" });
-    hash.update(range(0, layout.checksum_at)?);
+    let outside = |offset| PeError { offset, what: "range outside the image" };
+    let header = |start: usize, end: usize| head.get(start..end).ok_or_else(|| outside(start));
+    hash.update(header(0, layout.checksum_at)?);
     match layout.certificate_entry_at {
         Some(entry_at) => {
-            hash.update(range(layout.checksum_at + 4, entry_at)?);
-            hash.update(range(entry_at + DIRECTORY_ENTRY_LEN, layout.headers_len)?);
+            hash.update(header(layout.checksum_at + 4, entry_at)?);
+            hash.update(header(entry_at + DIRECTORY_ENTRY_LEN, layout.headers_len)?);
         }
-        None => hash.update(range(layout.checksum_at + 4, layout.headers_len)?),
+        None => hash.update(header(layout.checksum_at + 4, layout.headers_len)?),
     }
+    let mut content = |start: usize, end: usize| -> Result<(), PeError> {
+        let (from_head, from_file) = (start.min(head.len())..end.min(head.len()), start.max(head.len())..end.max(head.len()));
+        hash.update(head.get(from_head).ok_or_else(|| outside(start))?);
+        hash.update(file.get(from_file).ok_or_else(|| outside(start))?);
+        Ok(())
+    };
     let mut hashed = layout.headers_len;
     for (offset, len) in layout.sections {
-        hash.update(reader::slice(image, offset, len).ok_or(PeError { offset, what: "section outside the image" })?);
+        let section_end = offset.checked_add(len).filter(|end| *end <= file.len());
+        content(offset, section_end.ok_or(PeError { offset, what: "section outside the image" })?)?;
         hashed = hashed.saturating_add(len);
-        if hashed > image.len() {
+        if hashed > file.len() {
             return Err(PeError { offset, what: "sections are longer than the image" });
         }
     }
-    let end = image.len() - layout.certificates_len;
+    let end = file.len() - layout.certificates_len;
     if hashed > end {
         return Err(PeError { offset: end, what: "certificate table overlaps the content" });
     }
-    hash.update(range(hashed, end)?);
-    hash.update(vec![0_u8; (8 - (end - hashed) % 8) % 8]);
-    Ok(hash.finalize().into())
+    content(hashed, end)?;
+    hash.update(ZEROS.get(..(8 - (end - hashed) % 8) % 8).unwrap_or_default());
+    Ok(hash.finish())
 }
 
-fn parse(image: &[u8]) -> Result<Layout, PeError> {
+/// `image`: at least the headers of a file of `image_len` bytes.
+fn parse(image: &[u8], image_len: usize) -> Result<Layout, PeError> {
     let cut = |offset| PeError { offset, what: "cut off" };
     if reader::bytes(image, 0) != Some(*b"MZ") {
         return Err(PeError { offset: 0, what: "no MZ signature" });
@@ -107,18 +123,18 @@ fn parse(image: &[u8]) -> Result<Layout, PeError> {
         Some(at) if at + DIRECTORY_ENTRY_LEN > sections_at => {
             return Err(PeError { offset: at, what: "certificate entry outside the header" });
         }
-        Some(at) => certificates_len(image, at)?,
+        Some(at) => certificates_len(image, at, image_len)?,
     };
     let sections = parse_sections(image, sections_at, section_count)?;
     Ok(Layout { checksum_at, certificate_entry_at, headers_len, certificates_len, sections })
 }
 
 /// Length of the certificate table, which must be the end of the file: otherwise signed and measured bytes would differ.
-fn certificates_len(image: &[u8], entry_at: usize) -> Result<usize, PeError> {
+fn certificates_len(image: &[u8], entry_at: usize, image_len: usize) -> Result<usize, PeError> {
     let cut = || PeError { offset: entry_at, what: "cut off" };
     let offset = reader::index32(image, entry_at).ok_or_else(cut)?;
     let len = reader::index32(image, entry_at + 4).ok_or_else(cut)?;
-    if len != 0 && offset.checked_add(len) != Some(image.len()) {
+    if len != 0 && offset.checked_add(len) != Some(image_len) {
         return Err(PeError { offset: entry_at, what: "certificate table is not the end of the image" });
     }
     Ok(len)

@@ -18,6 +18,8 @@ pub mod event_type {
     pub const EFI_BOOT_SERVICES_APPLICATION: u32 = 0x8000_0003;
     /// A step of the boot.
     pub const EFI_ACTION: u32 = 0x8000_0007;
+    /// Tables handed to the operating system: the SMBIOS structures.
+    pub const EFI_HANDOFF_TABLES: u32 = 0x8000_0009;
     /// A firmware volume.
     pub const EFI_PLATFORM_FIRMWARE_BLOB2: u32 = 0x8000_000a;
     /// A table handed to the firmware: the TD HOB.

@@ -13,6 +13,8 @@ use crate::{Digest384, VmShape, reader};
 /// Largest kernel or initrd that is looked at.
 pub const MAX_FILE_LEN: usize = 1 << 30;
 
+/// What is copied to be patched: the setup header and, in every kernel, all PE headers.
+const PATCHED_HEAD_LEN: usize = 64 << 10;
 const REAL_MODE_ADDRESS: u32 = 0x1_0000;
 const COMMAND_LINE_ADDRESS: u32 = 0x2_0000;
 /// Low memory that QEMU keeps for ACPI data and its own use.
@@ -102,9 +104,9 @@ pub fn measure(kernel: &[u8], initrd_len: usize, cmdline: &str, placement: Kerne
     if cmdline.contains("vga=") {
         return Err(KernelError::UnsupportedVideoMode);
     }
-    let mut image = kernel.to_vec();
-    patch(&mut image, initrd_len, placement)?;
-    Ok(authenticode::sha384(&image)?)
+    let mut head = kernel.get(..PATCHED_HEAD_LEN).unwrap_or(kernel).to_vec();
+    patch(&mut head, initrd_len, placement)?;
+    Ok(authenticode::sha384_with_head(&head, kernel)?)
 }
 
 /// Highest initrd address that the kernel allows.

@@ -21,6 +21,7 @@ pub mod authenticode;
 pub mod boot_event;
 pub mod checksum;
 mod guid_table;
+mod hash;
 pub mod kernel;
 pub mod mrtd;
 mod reader;
@@ -31,14 +32,8 @@ pub mod tdvf;
 pub mod tdx;
 
 pub use boot_event::{BootEvent, replay};
+pub use hash::{Sha384, sha384};
 pub use shape::{HostShareMode, PageAddOrder, QemuVersion, RootDisk, ShapeError, VmShape};
 
 /// A SHA-384 digest or the value of a measurement register.
 pub type Digest384 = [u8; 48];
-
-/// SHA-384 of `data`.
-#[must_use]
-pub fn sha384(data: &[u8]) -> Digest384 {
-    use sha2::Digest as _;
-    sha2::Sha384::digest(data).into()
-}

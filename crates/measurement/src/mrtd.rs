@@ -3,8 +3,7 @@
 //! Source: Intel TDX Module ABI, `TDH.MEM.PAGE.ADD` and `TDH.MR.EXTEND`: each call hashes a
 //! 128-byte record, the second followed by the 256 bytes it covers.
 
-use sha2::{Digest as _, Sha384};
-
+use crate::hash::{Sha384, ZEROS};
 use crate::tdvf::{PAGE_SIZE, Section, Tdvf};
 use crate::{Digest384, PageAddOrder};
 
@@ -31,7 +30,7 @@ pub fn mrtd(tdvf: &Tdvf<'_>, order: PageAddOrder) -> Digest384 {
             }
         }
     }
-    hash.finalize().into()
+    hash.finish()
 }
 
 struct Page<'a> {
@@ -53,7 +52,7 @@ fn pages<'a>(section: &Section<'a>) -> impl Iterator<Item = Page<'a>> {
 
 fn add_page(hash: &mut Sha384, section: &Section<'_>, page: &Page<'_>) {
     if !section.page_aug {
-        hash.update(record(b"MEM.PAGE.ADD", page.gpa));
+        hash.update(&record(b"MEM.PAGE.ADD", page.gpa));
     }
 }
 
@@ -66,9 +65,9 @@ fn extend_page(hash: &mut Sha384, section: &Section<'_>, page: &Page<'_>) {
     for _ in 0..CHUNKS_PER_PAGE {
         let (data, tail) = rest.split_at(rest.len().min(CHUNK_LEN));
         rest = tail;
-        hash.update(record(b"MR.EXTEND", gpa));
+        hash.update(&record(b"MR.EXTEND", gpa));
         hash.update(data);
-        hash.update(vec![0_u8; CHUNK_LEN - data.len()]);
+        hash.update(ZEROS.get(data.len()..).unwrap_or_default());
         gpa += 256;
     }
 }

@@ -1,5 +1,7 @@
 //! `measurement.tdx.cbor`, version 3: what of an image a verifier needs, without its files.
 
+use std::str::FromStr;
+
 use dstack_manifest::{MeasurementDocument, OsImageHash};
 use serde::{Deserialize, Serialize};
 
@@ -56,7 +58,29 @@ pub enum OvmfVariant {
     /// OVMF before edk2-stable202505 with the stock 4 MiB variable store.
     #[serde(rename = "pre202505")]
     Pre202505,
+    /// OVMF from edk2-stable202505 on. Measures two items of `fw_cfg`, the SMBIOS structures and two boot entries more. The document
+    /// format has no name for it.
+    #[serde(skip)]
+    Since202505,
 }
+
+impl FromStr for OvmfVariant {
+    type Err = UnknownOvmfVariant;
+
+    /// Reads the name in an image's metadata: `pre202505`, or `since202505`, which is ours.
+    fn from_str(text: &str) -> Result<Self, UnknownOvmfVariant> {
+        match text {
+            "pre202505" => Ok(Self::Pre202505),
+            "since202505" => Ok(Self::Since202505),
+            other => Err(UnknownOvmfVariant(other.chars().take(64).collect())),
+        }
+    }
+}
+
+/// A firmware whose events are not known.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("events of firmware {0:?} are not known, only those of pre202505 and since202505")]
+pub struct UnknownOvmfVariant(String);
 
 /// What an image contributes to MRTD and RTMR0 to RTMR2 of a TD.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,7 +159,7 @@ impl ImageMeasurement {
         }
         let placement = KernelPlacement { memory_size: DOCUMENT_MEMORY_SIZE, header: SetupHeader::Document };
         Ok(Self {
-            cmdline_sha384: measure_cmdline(files.cmdline),
+            cmdline_sha384: measure_cmdline(files.cmdline, OvmfVariant::Pre202505),
             kernel_authenticode: kernel::measure(files.kernel, files.initrd.len(), files.cmdline, placement)?,
             initrd_sha384: sha384(files.initrd),
             ovmf: OvmfVariant::Pre202505,
@@ -227,10 +251,13 @@ impl ImageMeasurement {
     }
 }
 
-/// Digest of the command line: UTF-16 with the terminator, after the initrd option that OVMF's loader appends.
-pub(super) fn measure_cmdline(cmdline: &str) -> Digest384 {
-    let units = cmdline.encode_utf16().chain(" initrd=initrd\0".encode_utf16());
-    sha384(&units.flat_map(u16::to_le_bytes).collect::<Vec<u8>>())
+/// Digest of the command line: UTF-16 with the terminator and the initrd option that OVMF adds, behind it or, later, in front.
+pub(super) fn measure_cmdline(cmdline: &str, ovmf: OvmfVariant) -> Digest384 {
+    let text = match ovmf {
+        OvmfVariant::Pre202505 => format!("{cmdline} initrd=initrd\0"),
+        OvmfVariant::Since202505 => format!("initrd=initrd {cmdline}\0"),
+    };
+    sha384(&text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>())
 }
 
 /// Which events `firmware` logs, judged by its variable store.

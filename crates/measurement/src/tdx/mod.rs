@@ -3,9 +3,10 @@
 mod document;
 mod expected;
 
-pub use document::{DocumentError, ImageMeasurement, OvmfVariant, check_document, identify_ovmf};
-pub use expected::{ExpectedLaunch, LaunchError, TdxRegisters, expected, expected_from_files};
+pub use document::{DocumentError, ImageMeasurement, OvmfVariant, UnknownOvmfVariant, check_document, identify_ovmf};
+pub use expected::{ExpectedLaunch, HostTables, LaunchError, TdxRegisters, expected, expected_from_files, expected_from_parts};
 
+use crate::Digest384;
 use crate::kernel::KernelError;
 use crate::td_hob::TdHobError;
 use crate::tdvf::TdvfError;
@@ -21,6 +22,30 @@ pub struct ImageFiles<'a> {
     pub initrd: &'a [u8],
     /// Kernel command line, as given to QEMU.
     pub cmdline: &'a str,
+}
+
+/// What is measured of an initrd, and its length, which decides where QEMU puts it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InitrdDigest {
+    /// SHA-384 of the file.
+    pub sha384: Digest384,
+    /// Its length in bytes.
+    pub len: usize,
+}
+
+/// The files of an OS image with the initrd already hashed, so that it need not be in memory.
+#[derive(Debug, Clone, Copy)]
+pub struct ImageParts<'a> {
+    /// Firmware image (`ovmf.fd`).
+    pub firmware: &'a [u8],
+    /// Kernel (`bzImage`).
+    pub kernel: &'a [u8],
+    /// Initial RAM disk.
+    pub initrd: InitrdDigest,
+    /// Kernel command line, as given to QEMU.
+    pub cmdline: &'a str,
+    /// Which events the firmware logs; the image's metadata say so, the bytes do not.
+    pub ovmf: OvmfVariant,
 }
 
 /// Why the files of an image cannot be measured.
