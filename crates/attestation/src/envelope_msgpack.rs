@@ -2,11 +2,14 @@
 
 use std::fmt;
 
-use dstack_event_log::{Event, EventVersion, RuntimeEvent};
+use dstack_event_log::{Event, EventVersion, MAX_EVENTS, RuntimeEvent};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_bytes::Bytes;
 
-use crate::{Envelope, EnvelopeError, PlatformEvidence};
+use crate::{
+    Envelope, EnvelopeError, PlatformEvidence,
+    bounded::{Bounded, MAX_CERTIFICATES},
+};
 
 /// Binary that other writers may have put as `bin`, as numbers, or as text.
 enum Binary {
@@ -96,14 +99,14 @@ struct Section<T> {
 struct TdxData {
     quote: Binary,
     #[serde(default)]
-    event_log: Vec<WireEvent>,
+    event_log: Bounded<WireEvent, MAX_EVENTS>,
 }
 
 #[derive(Deserialize)]
 struct GcpTdxData {
     quote: Binary,
     #[serde(default)]
-    event_log: Vec<WireEvent>,
+    event_log: Bounded<WireEvent, MAX_EVENTS>,
     tpm_quote: Binary,
 }
 
@@ -121,7 +124,7 @@ struct NitroTpmData {
 struct SevSnpData {
     report: Binary,
     #[serde(default)]
-    cert_chain: Vec<Binary>,
+    cert_chain: Bounded<Binary, MAX_CERTIFICATES>,
     #[serde(default)]
     mr_config: String,
 }
@@ -144,7 +147,7 @@ struct WireEvent {
 struct StackData {
     report_data: Binary,
     #[serde(default)]
-    runtime_events: Vec<WireRuntimeEvent>,
+    runtime_events: Bounded<WireRuntimeEvent, MAX_EVENTS>,
     #[serde(default)]
     config: String,
     #[serde(default)]
@@ -193,13 +196,13 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Envelope, EnvelopeError> {
     let (evidence, stack) = match kinds.platform.kind.as_str() {
         "tdx" => {
             let Document::<TdxData> { platform, stack } = read(bytes)?;
-            let event_log = platform.data.event_log.into_iter().map(event).collect::<Result<_, _>>()?;
+            let event_log = platform.data.event_log.0.into_iter().map(event).collect::<Result<_, _>>()?;
             (PlatformEvidence::Tdx { quote: platform.data.quote.hex()?, event_log }, stack.data)
         }
         "gcp-tdx" => {
             let Document::<GcpTdxData> { platform, stack } = read(bytes)?;
             let GcpTdxData { quote, event_log, tpm_quote } = platform.data;
-            let event_log = event_log.into_iter().map(event).collect::<Result<_, _>>()?;
+            let event_log = event_log.0.into_iter().map(event).collect::<Result<_, _>>()?;
             (PlatformEvidence::GcpTdx { quote: quote.hex()?, event_log, tpm_quote: tpm_quote.hex()? }, stack.data)
         }
         "nitro-enclave" => {
@@ -213,7 +216,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Envelope, EnvelopeError> {
         "sev-snp" => {
             let Document::<SevSnpData> { platform, stack } = read(bytes)?;
             let SevSnpData { report, cert_chain, mr_config } = platform.data;
-            let certificates = cert_chain.into_iter().map(Binary::hex).collect::<Result<_, _>>()?;
+            let certificates = cert_chain.0.into_iter().map(Binary::hex).collect::<Result<_, _>>()?;
             (PlatformEvidence::SevSnp { report: report.hex()?, certificates, mr_config }, stack.data)
         }
         _ => return Err(EnvelopeError::NotImplemented { platform: kinds.platform.kind }),
@@ -221,7 +224,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Envelope, EnvelopeError> {
     if pod != stack.report_data_payload.is_some() {
         return Err(malformed("a payload belongs to the stack dstack-pod, and only there"));
     }
-    let runtime_events = stack.runtime_events.into_iter().map(runtime_event).collect::<Result<_, _>>()?;
+    let runtime_events = stack.runtime_events.0.into_iter().map(runtime_event).collect::<Result<_, _>>()?;
     let report_data = stack.report_data.hex()?.try_into().map_err(|_| malformed("report_data is not 64 bytes"))?;
     Ok(Envelope { evidence, runtime_events, report_data, config: stack.config, report_data_payload: stack.report_data_payload })
 }

@@ -1,9 +1,13 @@
 //! Version 0 of the envelope.
 
-use dstack_event_log::{Event, EventVersion, RuntimeEvent};
+use dstack_event_log::{Event, EventVersion, MAX_EVENTS, RuntimeEvent};
 use scale::{Compact, Decode, DecodeAll as _, Encode, Input as _};
 
-use crate::{Envelope, EnvelopeError, PlatformEvidence, tpm::TpmQuote};
+use crate::{
+    Envelope, EnvelopeError, PlatformEvidence,
+    bounded::{Bounded, MAX_CERTIFICATES},
+    tpm::TpmQuote,
+};
 
 type ScaleEvent = (u32, u32, Vec<u8>, String, Vec<u8>);
 
@@ -16,7 +20,7 @@ const NITRO_TPM: u8 = 4;
 /// What follows the platform's part.
 #[derive(Decode)]
 struct Stack {
-    runtime_events: Vec<(String, Vec<u8>)>,
+    runtime_events: Bounded<(String, Vec<u8>), MAX_EVENTS>,
     report_data: [u8; 64],
     config: String,
 }
@@ -34,20 +38,20 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Envelope, EnvelopeError> {
     let mut input = bytes;
     let evidence = match input.read_byte().map_err(malformed)? {
         TDX => {
-            let (quote, event_log) = take::<(Vec<u8>, Vec<ScaleEvent>)>(&mut input)?;
-            PlatformEvidence::Tdx { quote, event_log: event_log.into_iter().map(from_scale).collect() }
+            let (quote, event_log) = take::<(Vec<u8>, Bounded<ScaleEvent, MAX_EVENTS>)>(&mut input)?;
+            PlatformEvidence::Tdx { quote, event_log: event_log.0.into_iter().map(from_scale).collect() }
         }
         NITRO_ENCLAVE => PlatformEvidence::NitroEnclave { document: take(&mut input)? },
         SEV_SNP => {
-            let (report, certificates, mr_config) = take(&mut input)?;
-            PlatformEvidence::SevSnp { report, certificates, mr_config }
+            let (report, certificates, mr_config) = take::<(_, Bounded<_, MAX_CERTIFICATES>, _)>(&mut input)?;
+            PlatformEvidence::SevSnp { report, certificates: certificates.0, mr_config }
         }
         NITRO_TPM => PlatformEvidence::NitroTpm { document: take(&mut input)? },
         GCP_TDX => gcp(&mut input)?,
         other => return Err(EnvelopeError::NotImplemented { platform: format!("number {other}") }),
     };
     let Stack { runtime_events, report_data, config } = Stack::decode_all(&mut input).map_err(malformed)?;
-    let runtime_events = runtime_events.into_iter().map(|(event, payload)| RuntimeEvent::new(event, payload, EventVersion::V1)).collect();
+    let runtime_events = runtime_events.0.into_iter().map(|(event, payload)| RuntimeEvent::new(event, payload, EventVersion::V1)).collect();
     Ok(Envelope { evidence, runtime_events, report_data, config, report_data_payload: None })
 }
 
@@ -66,13 +70,13 @@ fn gcp_parts(input: &mut &[u8], optional: bool) -> Result<PlatformEvidence, Enve
         _ => Ok(()),
     };
     present(input)?;
-    let (quote, event_log) = take::<(Vec<u8>, Vec<ScaleEvent>)>(input)?;
+    let (quote, event_log) = take::<(Vec<u8>, Bounded<ScaleEvent, MAX_EVENTS>)>(input)?;
     present(input)?;
     let before = *input;
     TpmQuote::decode_scale(input).map_err(|error| EnvelopeError::Malformed { version: 0, reason: error.to_string() })?;
     let length = before.len().saturating_sub(input.len());
     let tpm_quote = before.get(..length).unwrap_or_default().to_vec();
-    Ok(PlatformEvidence::GcpTdx { quote, event_log: event_log.into_iter().map(from_scale).collect(), tpm_quote })
+    Ok(PlatformEvidence::GcpTdx { quote, event_log: event_log.0.into_iter().map(from_scale).collect(), tpm_quote })
 }
 
 fn from_scale((imr, event_type, digest, event, event_payload): ScaleEvent) -> Event {

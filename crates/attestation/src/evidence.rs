@@ -1,7 +1,10 @@
 //! Evidence as it arrives, unverified.
 
-use dstack_event_log::{Event, MAX_LOG_BYTES};
+use std::borrow::Cow;
+
+use dstack_event_log::{Event, parse_events};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::{Attestation, EnvelopeError, ReportData};
 
@@ -54,11 +57,11 @@ pub struct Evidence {
 }
 
 #[derive(Deserialize)]
-struct WireEvidence {
+struct WireEvidence<'a> {
     #[serde(default)]
     quote: String,
-    #[serde(default)]
-    event_log: serde_json::Value,
+    #[serde(default, borrow)]
+    event_log: Option<&'a RawValue>,
     #[serde(default)]
     vm_config: String,
     #[serde(default)]
@@ -75,7 +78,7 @@ impl Evidence {
         if text.len() > MAX_EVIDENCE_BYTES {
             return Err(EvidenceError::TooLong { got: text.len() });
         }
-        let wire: WireEvidence = serde_json::from_str(text).map_err(|error| EvidenceError::Json { reason: error.to_string() })?;
+        let wire: WireEvidence<'_> = serde_json::from_str(text).map_err(|error| EvidenceError::Json { reason: error.to_string() })?;
         let mut evidence = if wire.quote.is_empty() {
             if wire.attestation.is_empty() {
                 return Err(EvidenceError::Empty);
@@ -130,14 +133,13 @@ fn padded_report_data(bytes: &[u8]) -> Result<ReportData, EvidenceError> {
     Ok(data)
 }
 
-/// The log comes as JSON text inside a string, or as the array itself.
-fn parse_log(value: serde_json::Value) -> Result<Vec<Event>, EvidenceError> {
-    let malformed = |_| EvidenceError::Field { field: "event_log" };
-    match value {
-        serde_json::Value::Null => Ok(Vec::new()),
-        serde_json::Value::String(text) if text.is_empty() => Ok(Vec::new()),
-        serde_json::Value::String(text) if text.len() <= MAX_LOG_BYTES => serde_json::from_str(&text).map_err(malformed),
-        serde_json::Value::String(_) => Err(EvidenceError::Field { field: "event_log" }),
-        array => serde_json::from_value(array).map_err(malformed),
-    }
+/// The log comes as JSON text inside a string, or as the array itself. It is not held as a tree of JSON values, which would be many times larger.
+fn parse_log(value: Option<&RawValue>) -> Result<Vec<Event>, EvidenceError> {
+    const MALFORMED: EvidenceError = EvidenceError::Field { field: "event_log" };
+    let Some(value) = value.map(RawValue::get) else { return Ok(Vec::new()) };
+    let text = match value.strip_prefix('"') {
+        Some(_) => Cow::Owned(serde_json::from_str(value).map_err(|_| MALFORMED)?),
+        None => Cow::Borrowed(value),
+    };
+    if text.is_empty() { Ok(Vec::new()) } else { parse_events(&text).map_err(|_| MALFORMED) }
 }

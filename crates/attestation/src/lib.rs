@@ -9,6 +9,7 @@
 //! Pure: the clock and the vendors' papers are arguments. A dstack guest on TDX is verified whole by [`Verifier::verify`]. The bare
 //! evidence of every platform has a [`PlatformVerifier`], one module each; [`Verifier::verify_platform`] puts it under the same policy.
 
+mod bounded;
 mod cbor;
 pub mod cca;
 mod certificate_chain;

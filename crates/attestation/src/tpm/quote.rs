@@ -4,6 +4,7 @@ use dstack_event_log::{HashAlgorithm, PCRS};
 use scale::Decode as _;
 
 use super::reader::TpmFormatError;
+use crate::bounded::Bounded;
 
 /// Most register values and most log entries that are read.
 const MAX_VALUES: usize = PCRS * 4;
@@ -52,14 +53,12 @@ impl TpmQuote {
     /// # Errors
     /// [`TpmFormatError::Envelope`].
     pub fn decode_scale(input: &mut &[u8]) -> Result<Self, TpmFormatError> {
-        type Wire = (Vec<u8>, Vec<u8>, Vec<(u32, String, Vec<u8>)>, Vec<u8>, u8, Vec<(u32, Vec<u8>)>);
+        type Values = Bounded<(u32, String, Vec<u8>), MAX_VALUES>;
+        type Wire = (Vec<u8>, Vec<u8>, Values, Vec<u8>, u8, Bounded<(u32, Vec<u8>), MAX_EVENTS>);
         let refused = |reason: String| TpmFormatError::Envelope { reason };
         let (message, signature, values, certificate, cloud, events) = Wire::decode(input).map_err(|error| refused(error.to_string()))?;
         if cloud != GOOGLE {
             return Err(refused(format!("cloud number {cloud} is not known")));
-        }
-        if values.len() > MAX_VALUES || events.len() > MAX_EVENTS {
-            return Err(refused(format!("{} register values and {} events", values.len(), events.len())));
         }
         let value = |(pcr, algorithm, value): (u32, String, Vec<u8>)| {
             let algorithm = bank(&algorithm).ok_or_else(|| refused(format!("bank {algorithm:.20}")))?;
@@ -68,9 +67,9 @@ impl TpmQuote {
         Ok(Self {
             message,
             signature,
-            pcrs: values.into_iter().map(value).collect::<Result<_, _>>()?,
+            pcrs: values.0.into_iter().map(value).collect::<Result<_, _>>()?,
             certificate,
-            events: events.into_iter().map(|(pcr, digest)| PcrEvent { pcr, digest }).collect(),
+            events: events.0.into_iter().map(|(pcr, digest)| PcrEvent { pcr, digest }).collect(),
         })
     }
 }
