@@ -3,7 +3,7 @@
 //! A bundle is evidence with more fields beside it, so whoever reads evidence reads a bundle: `collateral`, `certificates` (PEM),
 //! `nonce`, `source`.
 
-use dstack_attestation::{Evidence, QuoteCollateral};
+use dstack_attestation::{Evidence, QuoteCollateral, gpu::GpuEvidence};
 use dstack_event_log::Event;
 use serde::Deserialize;
 
@@ -79,6 +79,9 @@ fn evidence(text: &str, document: &Document) -> Result<Subject, InputError> {
         if let Some(value) = field.as_deref().filter(|value| !value.is_empty()) {
             return from_binary(&field_bytes(name, value)?);
         }
+    }
+    if let Some(gpu) = GpuEvidence::parse_json(text).ok().and_then(|list| list.into_iter().next()) {
+        return Ok(Kind::Gpu(Box::new(gpu)).into());
     }
     let Some(pem) = document.certificate.as_ref().or(document.app_cert.as_ref()).filter(|pem| !pem.is_empty()) else {
         return Err(InputError::Document {

@@ -1,13 +1,16 @@
 //! Which verifier judges which kind, and what is particular to each platform.
 
 use dstack_attestation::{
-    Context, Endorsements, Fault, ImageRule, Link, Platform, PlatformVerifier as _, Refusal, SgxVerifier, UnverifiedQuote,
-    UnverifiedSgxQuote, VerifiedPlatform,
+    Context, Endorsements, ImageRule, PlatformVerifier as _, Refusal, SgxVerifier, TdxVerifier, UnverifiedQuote, UnverifiedSgxQuote,
+    VerifiedPlatform,
+    cca::ArmCca,
+    gpu::NvidiaGpu,
+    nitro::{DocumentKind, NitroEnclave, NitroTpm, UnverifiedDocument, VerifiedDocument},
     sev_snp::{self, SevSnp, VerifiedReport},
 };
 
 use crate::{
-    Anchor, Challenge, Claims, Mark, Question, Verdict,
+    Anchor, Challenge, ChallengeField, Claims, Mark, Question, Verdict,
     subject::{Kind, SnpEvidence},
     td,
 };
@@ -15,6 +18,7 @@ use crate::{
 /// What a verifier gave, with what only that platform has.
 pub(crate) enum Verified {
     Snp(Box<VerifiedReport>),
+    Nitro(Box<VerifiedDocument>),
     Other(Box<VerifiedPlatform>),
 }
 
@@ -22,24 +26,21 @@ impl Verified {
     pub(crate) fn platform(&self) -> &VerifiedPlatform {
         match self {
             Self::Snp(report) => report.platform(),
+            Self::Nitro(document) => document.platform(),
             Self::Other(platform) => platform,
         }
     }
 }
 
 pub(crate) fn verify(kind: &Kind, context: &Context<'_>) -> Result<Verified, Refusal> {
-    let absent = |platform| Refusal {
-        platform,
-        link: Link::Format,
-        fault: Fault::NotImplemented,
-        detail: "this release does not verify it".to_owned(),
-    };
+    let other = |verified| Verified::Other(Box::new(verified));
     match kind {
-        Kind::Td(_) => Err(absent(Platform::Tdx)),
-        Kind::Sgx(quote) => Ok(Verified::Other(Box::new(SgxVerifier.verify(quote, context)?))),
+        Kind::Td(evidence) => TdxVerifier.verify(&evidence.quote, context).map(other),
+        Kind::Sgx(quote) => SgxVerifier.verify(quote, context).map(other),
         Kind::SevSnp(evidence) => verify_snp(evidence, context),
-        Kind::Nitro(_) => Err(absent(Platform::NitroEnclave)),
-        Kind::Cca(_) => Err(absent(Platform::ArmCca)),
+        Kind::Nitro(document) => verify_nitro(document, context),
+        Kind::Gpu(evidence) => NvidiaGpu.verify(evidence, context).map(other),
+        Kind::Cca(token) => ArmCca.verify(token, context).map(other),
     }
 }
 
@@ -49,6 +50,13 @@ fn verify_snp(evidence: &SnpEvidence, context: &Context<'_>) -> Result<Verified,
     endorsements.certificates.extend(evidence.certificates.iter().cloned());
     let context = Context { endorsements: &endorsements, ..*context };
     Ok(Verified::Snp(Box::new(SevSnp.verify_report(&evidence.report, &context)?)))
+}
+
+/// The document says itself whether an enclave or an instance with NitroTPM asked for it.
+fn verify_nitro(document: &[u8], context: &Context<'_>) -> Result<Verified, Refusal> {
+    let is_tpm = UnverifiedDocument::parse(document).is_ok_and(|parsed| parsed.document().kind == DocumentKind::NitroTpm);
+    let verified = if is_tpm { NitroTpm.verify_document(document, context)? } else { NitroEnclave.verify_document(document, context)? };
+    Ok(Verified::Nitro(Box::new(verified)))
 }
 
 /// What evidence that is not believed says of itself.
@@ -81,6 +89,15 @@ pub(crate) fn claims_of_unverified(claims: &mut Claims, kind: &Kind) {
 pub(crate) fn answer(verified: &Verified, challenge: &Challenge) -> (Option<Vec<u8>>, Vec<u8>) {
     match verified {
         Verified::Snp(report) => (Some(report.fields().report_data.to_vec()), challenge.report_data().to_vec()),
+        Verified::Nitro(document) => {
+            let document = document.document();
+            let field = if challenge.field == ChallengeField::Nonce { &document.nonce } else { &document.user_data };
+            let answer = field.clone().or_else(|| document.user_data.clone());
+            // dstack puts 64 bytes of report data into the user data.
+            let is_padded = answer.as_ref().is_some_and(|answer| answer.len() == 64);
+            (answer, if is_padded { challenge.report_data().to_vec() } else { challenge.bytes.clone() })
+        }
+        Verified::Other(platform) if platform.report_data().len() != 64 => (Some(platform.report_data().to_vec()), challenge.bytes.clone()),
         Verified::Other(platform) => (Some(platform.report_data().to_vec()), challenge.report_data().to_vec()),
     }
 }

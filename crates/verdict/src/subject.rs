@@ -1,6 +1,6 @@
 //! What is to be judged.
 
-use dstack_attestation::{Attestation, Envelope, Evidence, Platform, PlatformEvidence, QuoteCollateral, ReportData};
+use dstack_attestation::{Attestation, Envelope, Evidence, Platform, PlatformEvidence, QuoteCollateral, ReportData, gpu::GpuEvidence};
 use dstack_event_log::{BootLog, Event, RUNTIME_REGISTER};
 
 use crate::{EvidenceCertificate, encoding::parse_certificates, input::InputError};
@@ -28,6 +28,8 @@ pub enum Kind {
     SevSnp(SnpEvidence),
     /// A Nitro document, COSE.
     Nitro(Vec<u8>),
+    /// An SPDM report of an NVIDIA GPU with its chain.
+    Gpu(Box<GpuEvidence>),
     /// A CCA token, CBOR.
     Cca(Vec<u8>),
 }
@@ -105,6 +107,7 @@ impl Subject {
             Kind::Sgx(_) => Platform::Sgx,
             Kind::SevSnp(_) => Platform::SevSnp,
             Kind::Nitro(_) => Platform::NitroEnclave,
+            Kind::Gpu(_) => Platform::NvidiaGpu,
             Kind::Cca(_) => Platform::ArmCca,
         }
     }

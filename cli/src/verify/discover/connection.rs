@@ -274,3 +274,42 @@ fn by_ingress(verdict: &mut Verdict, papers: &IngressPapers, question: &Question
 fn bound(bytes: Vec<u8>) -> Challenge {
     Challenge { bytes, field: ChallengeField::ReportData, is_fresh: false }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use dstack_manifest::AppId;
+    use dstack_ra_tls::{CaProfile, CertKey, CertificateAuthority, LeafProfile, Validity};
+
+    use super::*;
+
+    const NOW: u64 = 1_800_000_000;
+
+    /// A KMS root, and a leaf of an app below it.
+    fn certified() -> (CertificateAuthority, Vec<Vec<u8>>) {
+        let validity = Validity::starting(NOW, 3600);
+        let root = CertificateAuthority::self_signed(CaProfile::KmsRoot, CertKey::generate().unwrap(), validity).unwrap();
+        let app = root.issue_app_ca(&AppId::new([7; 20]), CertKey::generate().unwrap(), validity).unwrap();
+        let profile = LeafProfile { common_name: "app".to_owned(), server_auth: true, ..LeafProfile::default() };
+        let leaf = app.issue_leaf(&CertKey::generate().unwrap().spki_der(), &profile, validity).unwrap();
+        (root, vec![leaf.to_vec(), app.certificate_der().to_vec()])
+    }
+
+    #[test]
+    fn a_chain_leads_to_its_kms_with_and_without_the_root_in_it() {
+        let (root, mut chain) = certified();
+
+        assert!(certified_by(&chain, root.spki_der(), NOW).is_some());
+        chain.push(root.certificate_der().to_vec());
+        assert!(certified_by(&chain, root.spki_der(), NOW).is_some());
+    }
+
+    #[test]
+    fn a_chain_leads_to_no_other_kms_and_not_beyond_its_dates() {
+        let ((root, chain), (other, _)) = (certified(), certified());
+
+        assert!(certified_by(&chain, other.spki_der(), NOW).is_none());
+        assert!(certified_by(&chain, root.spki_der(), NOW + 7200).is_none());
+        assert!(certified_by(chain.get(..1).unwrap(), root.spki_der(), NOW).is_none(), "the app's authority is missing");
+    }
+}
