@@ -62,3 +62,9 @@ FUZZ_SECONDS ?= 60
 .PHONY: fuzz
 fuzz: deps $(tools)/bin/cargo-fuzz ## random input for every parser of strangers' bytes; FUZZ_SECONDS=60, FUZZ=target for one
 	tests/fuzz/run $(FUZZ_SECONDS) $(FUZZ)
+
+.PHONY: sdk-typescript
+sdk-typescript: ## the verifier as WebAssembly with its JavaScript package, tested in Node.js and Chromium
+	@scripts/install-deps rustc-web rust-web-src lld-22 chromium-headless-shell $(if $(shell command -v npm),,nodejs npm)
+	cd sdk/typescript && npm ci --no-audit --no-fund && npm run --silent build && ./build-wasm && npm test
+	node sdk/typescript/test/browser.mjs chromium-headless-shell
