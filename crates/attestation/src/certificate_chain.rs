@@ -7,6 +7,7 @@
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use x509_parser::{
     certificate::X509Certificate,
+    extensions::ParsedExtension,
     oid_registry::{
         OID_PKCS1_SHA256WITHRSA, OID_PKCS1_SHA384WITHRSA, OID_PKCS1_SHA512WITHRSA, OID_SIG_ECDSA_WITH_SHA256, OID_SIG_ECDSA_WITH_SHA384,
         OID_X509_EXT_BASIC_CONSTRAINTS, OID_X509_EXT_EXTENDED_KEY_USAGE, OID_X509_EXT_KEY_USAGE, OID_X509_EXT_SUBJECT_ALT_NAME,
@@ -194,8 +195,27 @@ pub(crate) fn ders_of_pem(pem: &[u8]) -> Result<Vec<Vec<u8>>, String> {
     CertificateDer::pem_slice_iter(pem).map(|der| der.map(|der| der.to_vec()).map_err(|error| format!("{error:?}"))).collect()
 }
 
+/// By name, and by key identifier where both have one: authorities renew their keys and keep their names.
 fn is_issuer(issuer: &X509Certificate<'_>, certificate: &X509Certificate<'_>) -> bool {
-    issuer.subject().as_raw() == certificate.issuer().as_raw()
+    let is_key = match (authority_key(certificate), subject_key(issuer)) {
+        (Some(named), Some(own)) => named == own,
+        _ => true,
+    };
+    is_key && issuer.subject().as_raw() == certificate.issuer().as_raw()
+}
+
+fn authority_key<'a>(certificate: &'a X509Certificate<'_>) -> Option<&'a [u8]> {
+    certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::AuthorityKeyIdentifier(identifier) => identifier.key_identifier.as_ref().map(|key| key.0),
+        _ => None,
+    })
+}
+
+fn subject_key<'a>(certificate: &'a X509Certificate<'_>) -> Option<&'a [u8]> {
+    certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::SubjectKeyIdentifier(identifier) => Some(identifier.0),
+        _ => None,
+    })
 }
 
 fn signed(certificate: &X509Certificate<'_>, issuer: &X509Certificate<'_>) -> Result<(), &'static str> {

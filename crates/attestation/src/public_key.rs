@@ -197,3 +197,55 @@ mod aws_lc {
         algorithm.verify_signature(key, message, signature).is_ok()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use x509_parser::{certificate::X509Certificate, prelude::FromDer as _};
+
+    use super::{MessageHash, PublicKey, Signature, SignatureFault};
+
+    const AZURE: [&[u8]; 2] =
+        [include_bytes!("../roots/azure-virtual-tpm-root-2023.der"), include_bytes!("../intermediates/azure-global-virtual-tpm-ca-03.der")];
+    const GOOGLE: [&[u8]; 2] =
+        [include_bytes!("../roots/google-ek-ak-ca-root.der"), include_bytes!("../intermediates/google-ek-ak-ca-intermediate.der")];
+    const NVIDIA: &[u8] = include_bytes!("../roots/nvidia-device-identity-ca.der");
+
+    /// What the key of `issuer` says about the signature of `certificate`, hashed with `hash`, after `change` of the message.
+    fn verify(issuer: &[u8], certificate: &[u8], hash: MessageHash, change: impl FnOnce(&mut Vec<u8>)) -> Result<(), SignatureFault> {
+        let (_, issuer) = X509Certificate::from_der(issuer).unwrap();
+        let (_, certificate) = X509Certificate::from_der(certificate).unwrap();
+        let mut message = certificate.tbs_certificate.as_ref().to_vec();
+        change(&mut message);
+        let key = PublicKey::from_spki(issuer.public_key()).unwrap();
+        key.verify(hash, &message, Signature::Der(&certificate.signature_value.data))
+    }
+
+    #[test]
+    fn issuers_that_come_with_this_crate_are_signed_by_their_roots() {
+        for ([root, issuer], hash, other) in
+            [(AZURE, MessageHash::Sha384, MessageHash::Sha512), (GOOGLE, MessageHash::Sha256, MessageHash::Sha384)]
+        {
+            assert_eq!(verify(root, issuer, hash, |_| ()), Ok(()));
+            assert_eq!(verify(root, issuer, hash, |message| message[100] ^= 1), Err(SignatureFault::Invalid));
+            assert_eq!(verify(root, issuer, other, |_| ()), Err(SignatureFault::Invalid));
+        }
+        assert_eq!(verify(AZURE[0], GOOGLE[1], MessageHash::Sha256, |_| ()), Err(SignatureFault::Invalid));
+    }
+
+    #[test]
+    fn the_curve_decides_about_the_hash() {
+        assert_eq!(verify(NVIDIA, NVIDIA, MessageHash::Sha384, |_| ()), Ok(()));
+        for hash in [MessageHash::Sha256, MessageHash::Sha512] {
+            assert_eq!(verify(NVIDIA, NVIDIA, hash, |_| ()), Err(SignatureFault::Algorithm));
+        }
+    }
+
+    #[test]
+    fn points_are_uncompressed_and_of_a_known_curve() {
+        assert_eq!(PublicKey::from_point(&[[4].as_slice(), &[1; 64]].concat()).and_then(|key| key.scalar_length()), Some(32));
+        assert_eq!(PublicKey::from_point(&[[4].as_slice(), &[1; 96]].concat()).and_then(|key| key.scalar_length()), Some(48));
+        for (head, length) in [(4, 63), (4, 65), (4, 132), (2, 64), (3, 96)] {
+            assert_eq!(PublicKey::from_point(&[[head].as_slice(), &vec![1; length]].concat()), None, "{head} and {length} bytes");
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! Nitro documents, TPM quotes, GPU reports and CCA tokens: genuine ones, and single changes of well signed ones.
+
+mod cca;
+mod gpu;
+mod images;
+mod nitro;
+mod nitro_fields;
+mod nitro_instance;
+mod pki;
+mod tpm;
+mod tpm_fields;
