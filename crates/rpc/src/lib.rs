@@ -20,7 +20,7 @@ mod system_tls;
 pub use caller::{Caller, Peer};
 pub use client::{Answer, Client, ClientError, Stream};
 pub use endpoint::{Endpoint, EndpointError};
-pub use listener::{ListenError, Listener};
+pub use listener::{ListenError, Listener, bind_unix};
 pub use mount::{BODY_LIMIT, GetPolicy, error_response, mount};
 pub use serve::{Limits, serve, serve_with};
 pub use supervisor_client::{SupervisorClient, SupervisorError};

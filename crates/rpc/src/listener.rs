@@ -12,7 +12,7 @@ use std::{
 };
 
 use dstack_api::UserFacing;
-use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, getsockopt, listen, socket, sockopt::AcceptConn};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_vsock::{VsockAddr, VsockListener};
@@ -67,8 +67,8 @@ pub(crate) enum Kind {
     Tls(TcpListener, Arc<ServerConfig>),
     Unix {
         listener: UnixListener,
-        /// Removes the socket when the listener goes.
-        _file: SocketFile,
+        /// Removes the socket when the listener goes; `None` if it is somebody else's to remove.
+        _file: Option<SocketFile>,
     },
     Vsock(VsockListener),
 }
@@ -105,7 +105,21 @@ impl Listener {
         let std_listener = bind_unix(path, mode).map_err(io_error)?;
         let file = SocketFile::new(path).map_err(io_error)?;
         let listener = UnixListener::from_std(std_listener).map_err(io_error)?;
-        Ok(Self { kind: Kind::Unix { listener, _file: file } })
+        Ok(Self { kind: Kind::Unix { listener, _file: Some(file) } })
+    }
+
+    /// HTTP on a Unix socket that another process opened with [`bind_unix`], keeps open, and removes. Connections made while nobody
+    /// serves it wait in its queue.
+    ///
+    /// Errors: not a socket that listens.
+    pub fn inherited(fd: OwnedFd) -> Result<Self, ListenError> {
+        let io_error = |source: io::Error| ListenError::Io { address: "an inherited socket".to_owned(), source };
+        if !getsockopt(&fd, AcceptConn).map_err(|error| io_error(error.into()))? {
+            return Err(io_error(io::Error::from(io::ErrorKind::InvalidInput)));
+        }
+        let listener = std::os::unix::net::UnixListener::from(fd);
+        listener.set_nonblocking(true).map_err(io_error)?;
+        Ok(Self { kind: Kind::Unix { listener: UnixListener::from_std(listener).map_err(io_error)?, _file: None } })
     }
 
     /// HTTP on kernel vsock. `cid` is usually `VMADDR_CID_ANY` (`u32::MAX`).
@@ -148,7 +162,11 @@ async fn remove_stale(path: &Path, address: &str) -> Result<(), ListenError> {
     }
 }
 
-fn bind_unix(path: &Path, mode: u32) -> io::Result<std::os::unix::net::UnixListener> {
+/// A listening Unix socket with permission bits `mode`, never wider for a moment; it does not block. `path` must not exist.
+///
+/// # Errors
+/// As the kernel says.
+pub fn bind_unix(path: &Path, mode: u32) -> io::Result<std::os::unix::net::UnixListener> {
     let fd: OwnedFd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
     // Linux gives the file the mode of the unbound socket, less the umask.
     nix::sys::stat::fchmod(&fd, nix::sys::stat::Mode::from_bits_truncate(mode))?;

@@ -50,13 +50,8 @@ pub enum KmsAttemptError {
     #[error(transparent)]
     Attester(#[from] AttesterError),
     /// A check of our own evidence failed.
-    #[error("{reason}")]
-    Evidence {
-        /// Which.
-        reason: String,
-        /// Its code.
-        code: &'static str,
-    },
+    #[error("{0}")]
+    Evidence(EvidenceRefusal),
     /// Certificates could not be made.
     #[error("make the client certificate")]
     Certificate(#[from] AuthorityError),
@@ -86,6 +81,13 @@ pub struct KmsError {
     pub attempts: Vec<(String, KmsAttemptError)>,
 }
 
+impl KmsError {
+    /// The first attempt that failed for another reason than that nobody was there.
+    fn serious(&self) -> Option<&KmsAttemptError> {
+        self.attempts.iter().map(|(_, error)| error).find(|error| !error.is_unreachable())
+    }
+}
+
 impl std::fmt::Display for KmsError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if self.attempts.is_empty() {
@@ -111,31 +113,27 @@ impl std::error::Error for KmsError {}
 
 impl UserFacing for KmsError {
     fn code(&self) -> &'static str {
-        let serious = self.attempts.iter().find(|(_, error)| !error.is_unreachable());
-        match serious {
+        match self.serious() {
             None if self.attempts.is_empty() => "guest/no-kms-address",
             None => "guest/kms-unreachable",
-            Some((_, KmsAttemptError::NotPinned { .. })) => "guest/kms-not-pinned",
-            Some((_, KmsAttemptError::Evidence { code, .. })) => code,
-            Some((_, KmsAttemptError::Attester(error))) => error.code(),
-            Some((_, KmsAttemptError::Call(_))) => "guest/kms-refused",
+            Some(KmsAttemptError::NotPinned { .. }) => "guest/kms-not-pinned",
+            Some(KmsAttemptError::Evidence(error)) => error.code(),
+            Some(KmsAttemptError::Attester(error)) => error.code(),
+            Some(KmsAttemptError::Call(_)) => "guest/kms-refused",
             Some(_) => "guest/kms",
         }
     }
 
     fn fix(&self) -> String {
-        match self.code() {
-            "guest/no-kms-address" => "configure kms_urls of the VMM or of this VM".to_owned(),
-            "guest/kms-unreachable" => "start the KMS, and check that the guest can reach its address".to_owned(),
-            "guest/kms-not-pinned" => "use the KMS that app-compose.json names, or deploy the app for this one".to_owned(),
-            "guest/kms-refused" => {
-                let given = self.attempts.iter().find_map(|(_, error)| match error {
-                    KmsAttemptError::Call(rpc) if !rpc.fix.is_empty() && rpc.code != RpcError::UNREACHABLE => Some(rpc.fix.clone()),
-                    _ => None,
-                });
-                given.unwrap_or_else(|| "ask the KMS's operator; the reason is in its log".to_owned())
-            }
-            _ => "read the cause above".to_owned(),
+        match self.serious() {
+            None if self.attempts.is_empty() => "configure kms_urls of the VMM or of this VM".to_owned(),
+            None => "start the KMS, and check that the guest can reach its address".to_owned(),
+            Some(KmsAttemptError::NotPinned { .. }) => "use the KMS that app-compose.json names, or deploy the app for this one".to_owned(),
+            Some(KmsAttemptError::Evidence(error)) => error.fix(),
+            Some(KmsAttemptError::Attester(error)) => error.fix(),
+            Some(KmsAttemptError::Call(told)) if !told.fix.is_empty() => told.fix.clone(),
+            Some(KmsAttemptError::Call(_)) => "ask the KMS's operator; the reason is in its log".to_owned(),
+            Some(_) => "check that every address in kms_urls is a KMS's, and start the VM again".to_owned(),
         }
     }
 }
@@ -161,8 +159,10 @@ pub struct KmsSession {
     pub root_spki: Vec<u8>,
 }
 
+/// Why our own evidence is not shown to anyone.
+pub type EvidenceRefusal = Box<dyn UserFacing + Send + Sync>;
 /// Checks our own quote before it is shown to anyone.
-pub type EvidenceCheck = dyn Fn(&Quoted) -> Result<(), (&'static str, String)> + Send + Sync;
+pub type EvidenceCheck = dyn Fn(&Quoted) -> Result<(), EvidenceRefusal> + Send + Sync;
 
 /// Who we are to a KMS.
 #[derive(Clone)]
@@ -252,7 +252,7 @@ async fn client_identity(authorities: &GetTempCaCertResponse, identity: KmsIdent
 async fn quote(identity: KmsIdentity, spki: Vec<u8>) -> Result<Quoted, KmsAttemptError> {
     let task = tokio::task::spawn_blocking(move || {
         let quoted = identity.attester.quote(&ra_tls_report_data(&spki), &identity.sys_config)?;
-        (identity.check)(&quoted).map_err(|(code, reason)| KmsAttemptError::Evidence { reason, code })?;
+        (identity.check)(&quoted).map_err(KmsAttemptError::Evidence)?;
         Ok(quoted)
     });
     task.await.unwrap_or_else(|_| Err(KmsAttemptError::Answer { reason: "collecting evidence broke off".to_owned() }))

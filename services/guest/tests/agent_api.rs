@@ -9,5 +9,7 @@ mod inside;
 mod kms;
 #[path = "agent/outside.rs"]
 mod outside;
+#[path = "agent/restart.rs"]
+mod restart;
 #[path = "agent/tee.rs"]
 mod tee;

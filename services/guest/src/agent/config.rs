@@ -20,6 +20,9 @@ pub struct AgentConfig {
     pub share: PathBuf,
     /// Sockets of the containers' API; all serve the same.
     pub sockets: Vec<PathBuf>,
+    /// The containers' API on the socket that `dstack-init` holds and hands over as standard input, in place of `sockets`: containers
+    /// that mounted it keep reaching every later agent.
+    pub socket_on_stdin: bool,
     /// Address of the public API.
     pub public_address: SocketAddr,
     /// vsock port of the host's API; 0 for none.
@@ -45,8 +48,8 @@ impl Default for AgentConfig {
         Self {
             ready_file: None,
             share: layout.host_shared(),
-            // /var/run is a link to /run, so that these are all four paths existing clients look at.
-            sockets: vec!["/run/dstack/dstack.sock".into(), "/run/dstack.sock".into()],
+            sockets: layout.agent_sockets().to_vec(),
+            socket_on_stdin: false,
             public_address: SocketAddr::from((Ipv4Addr::UNSPECIFIED, wire::AGENT_PORT)),
             host_port: wire::GUEST_API_PORT,
             host_socket: None,

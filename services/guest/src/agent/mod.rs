@@ -27,4 +27,4 @@ mod tls_key;
 
 pub use application::{Application, ApplicationError};
 pub use config::AgentConfig;
-pub use server::{Agent, AgentAddresses, AgentError};
+pub use server::{Agent, AgentAddresses, AgentError, SOCKET_MODE};

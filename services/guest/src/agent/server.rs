@@ -1,6 +1,6 @@
 //! Opens the listeners and serves them.
 
-use std::{net::SocketAddr, path::Path, sync::Arc};
+use std::{net::SocketAddr, os::fd::AsFd as _, path::Path, sync::Arc};
 
 use dstack_api::UserFacing;
 use dstack_attester::Attester;
@@ -15,6 +15,8 @@ use super::{
     state::State,
 };
 
+/// Containers run under any user.
+pub const SOCKET_MODE: u32 = 0o777;
 /// Any context id.
 const ANY_CID: u32 = u32::MAX;
 /// Strangers and the host get fewer connections than containers do.
@@ -87,9 +89,15 @@ impl Agent {
         let application = Arc::new(Application::load(&config.share, &attester)?);
         let evidence = Arc::new(EvidenceDesk::new(attester, application.sys_config_text.clone()));
         let mut listeners = Vec::new();
-        for path in &config.sockets {
-            make_parent(path)?;
-            listeners.push((Audience::Inside, Listener::unix(path, 0o777).await?));
+        if config.socket_on_stdin {
+            let socket =
+                std::io::stdin().as_fd().try_clone_to_owned().map_err(|source| ListenError::Io { address: "stdin".to_owned(), source })?;
+            listeners.push((Audience::Inside, Listener::inherited(socket)?));
+        } else {
+            for path in &config.sockets {
+                make_parent(path)?;
+                listeners.push((Audience::Inside, Listener::unix(path, SOCKET_MODE).await?));
+            }
         }
         let public = Listener::tcp(config.public_address).await?;
         let addresses = AgentAddresses { public: public.local_addr().unwrap_or(config.public_address) };

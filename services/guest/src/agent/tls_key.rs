@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use dstack_api::{RpcError, UserFacing, kms::SignCertRequest};
+use dstack_api::{RpcError, kms::SignCertRequest};
 use dstack_attestation::{UnverifiedQuote, mr_aggregated, mr_system};
 use dstack_attester::Quoted;
 use dstack_ra_tls::{
@@ -22,7 +22,7 @@ use super::{
 use crate::{
     app_keys::ProviderDocument,
     boot::keys::MrConfigIdCheck,
-    kms_client::{KmsAttemptError, KmsDirectory, KmsIdentity, KmsSession, validity},
+    kms_client::{EvidenceRefusal, KmsAttemptError, KmsDirectory, KmsIdentity, KmsSession, validity},
 };
 
 const MAX_NAMES: usize = 64;
@@ -141,7 +141,7 @@ impl TlsDesk {
         KmsIdentity {
             attester: Arc::clone(self.evidence.attester()),
             sys_config: self.application.sys_config_text.clone(),
-            check: Arc::new(move |quoted| check.check(quoted).map_err(|error| (error.code(), error.to_string()))),
+            check: Arc::new(move |quoted| check.check(quoted).map_err(|error| Box::new(error) as EvidenceRefusal)),
         }
     }
 }

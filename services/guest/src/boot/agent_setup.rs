@@ -1,14 +1,22 @@
-//! The guest agent's configuration.
+//! What the guest agent is started with: its configuration, and the socket that containers reach it by.
+//!
+//! Containers bind-mount the socket's file. Were it the agent's own, each new start would put another file in its place and leave them
+//! with a dead one; so dstack-init opens it once, keeps it, and hands it to every start.
 
-use std::{fs, io, path::PathBuf};
+use std::{
+    fs, io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
 
 use dstack_api::UserFacing;
 
 use super::{host_share::write_private, layout::Layout};
+use crate::agent::SOCKET_MODE;
 
-/// It cannot be written.
+/// It cannot be made.
 #[derive(Debug, thiserror::Error)]
-#[error("write {}", path.display())]
+#[error("make {}", path.display())]
 pub struct AgentSetupError {
     path: PathBuf,
     #[source]
@@ -25,12 +33,33 @@ impl UserFacing for AgentSetupError {
     }
 }
 
-/// Writes `agent.toml`. Everything but the readiness file is the agent's default.
+/// Opens the socket of the containers' API under every name that clients look for.
+///
+/// Errors: it cannot be made.
+pub fn open_socket(layout: &Layout) -> Result<OwnedFd, AgentSetupError> {
+    let [first, others @ ..] = layout.agent_sockets();
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| AgentSetupError { path, source }
+    };
+    for path in others.iter().chain([&first]) {
+        let parent = path.parent().unwrap_or(Path::new("/"));
+        fs::create_dir_all(parent).map_err(failed(parent))?;
+    }
+    let socket = dstack_rpc::bind_unix(&first, SOCKET_MODE).map_err(failed(&first))?;
+    for path in &others {
+        // Another name of the same socket.
+        fs::hard_link(&first, path).map_err(failed(path))?;
+    }
+    Ok(socket.into())
+}
+
+/// Writes `agent.toml`. Everything but the readiness file and the socket is the agent's default.
 ///
 /// Errors: it cannot be written.
 pub fn write_config(layout: &Layout) -> Result<(), AgentSetupError> {
     let path = layout.agent_config();
-    let text = format!("ready_file = {:?}\n", layout.agent_ready().display().to_string());
+    let text = format!("ready_file = {:?}\nsocket_on_stdin = true\n", layout.agent_ready().display().to_string());
     let _ = fs::remove_file(&path);
     write_private(&path, text.as_bytes()).map_err(|source| AgentSetupError { path, source })
 }

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::Write as _,
+    os::fd::OwnedFd,
     path::PathBuf,
     process::Stdio,
     sync::{Arc, Mutex},
@@ -34,13 +35,28 @@ pub struct ServiceSpec {
     program: String,
     args: Vec<String>,
     first_args: Vec<String>,
+    socket: Option<Arc<OwnedFd>>,
 }
 
 impl ServiceSpec {
     /// A program under a name.
     #[must_use]
     pub fn new(name: &'static str, program: &str, args: &[&str]) -> Self {
-        Self { name, program: program.to_owned(), args: args.iter().map(|&arg| arg.to_owned()).collect(), first_args: Vec::new() }
+        Self {
+            name,
+            program: program.to_owned(),
+            args: args.iter().map(|&arg| arg.to_owned()).collect(),
+            first_args: Vec::new(),
+            socket: None,
+        }
+    }
+
+    /// With a listening socket as the standard input of each start. It stays open between them: whoever connects meanwhile waits, and
+    /// whoever mounted the socket's file reaches every later start.
+    #[must_use]
+    pub fn with_socket(mut self, socket: OwnedFd) -> Self {
+        self.socket = Some(Arc::new(socket));
+        self
     }
 
     /// With more arguments at its first start only.
@@ -165,10 +181,14 @@ async fn keep_running(mut spec: ServiceSpec, logs: PathBuf, ended: mpsc::Unbound
 }
 
 fn spawn(spec: &ServiceSpec, more: &[String]) -> std::io::Result<Child> {
+    let stdin = match &spec.socket {
+        Some(socket) => Stdio::from(socket.try_clone()?),
+        None => Stdio::null(),
+    };
     Command::new(&spec.program)
         .args(&spec.args)
         .args(more)
-        .stdin(Stdio::null())
+        .stdin(stdin)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true)
@@ -233,6 +253,28 @@ mod tests {
 
         assert_eq!(first.log_tail, "got:once");
         assert_eq!(second.log_tail, "got:once got:");
+    }
+
+    #[tokio::test]
+    async fn a_socket_outlives_the_program_that_serves_it() {
+        let logs = tempfile::tempdir().unwrap();
+        let (children, mut reports) = Children::new(logs.path().to_owned());
+        let path = logs.path().join("x.sock");
+        let socket = dstack_rpc::bind_unix(&path, 0o600).unwrap();
+        let inode = || std::os::unix::fs::MetadataExt::ino(&fs::metadata(&path).unwrap());
+        let before = inode();
+
+        // Nobody accepts; the queue does.
+        let serve = "test -S /dev/stdin && echo serving";
+        children.start(ServiceSpec::new("x", "sh", &["-c", serve]).with_socket(socket.into()));
+        let (first, second) = (reports.recv().await.unwrap(), reports.recv().await.unwrap());
+        let waiting = std::os::unix::net::UnixStream::connect(&path);
+
+        assert_eq!((first.log_tail.as_str(), second.log_tail.as_str()), ("serving", "serving serving"));
+        assert!(waiting.is_ok(), "{waiting:?}");
+        assert_eq!(inode(), before);
+        children.stop("x", Duration::from_secs(5)).await;
+        assert!(std::os::unix::net::UnixStream::connect(&path).is_err(), "after the last start nobody holds it");
     }
 
     #[tokio::test]

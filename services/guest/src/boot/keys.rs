@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     app_keys::{AppKeysDocument, ProviderDocument},
-    kms_client::{KmsAttemptError, KmsDirectory, KmsError, KmsIdentity, KmsSession, validity},
+    kms_client::{EvidenceRefusal, KmsAttemptError, KmsDirectory, KmsError, KmsIdentity, KmsSession, validity},
 };
 
 /// When nobody answered: a KMS that is being restarted gets this much time.
@@ -124,7 +124,7 @@ impl ConfigMeasured {
         KmsIdentity {
             attester: Arc::clone(&self.attester),
             sys_config: self.config.sys_config_text.clone(),
-            check: Arc::new(move |quoted: &Quoted| check.check(quoted).map_err(|error| (error.code(), error.to_string()))),
+            check: Arc::new(move |quoted: &Quoted| check.check(quoted).map_err(|error| Box::new(error) as EvidenceRefusal)),
         }
     }
 

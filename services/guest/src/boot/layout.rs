@@ -115,6 +115,13 @@ impl Layout {
         self.path("run/docker.sock")
     }
 
+    /// Names of the socket that containers reach the guest agent by. `/var/run` is a link to `/run`, so that these are all four paths
+    /// existing clients look at.
+    #[must_use]
+    pub fn agent_sockets(&self) -> [PathBuf; 2] {
+        ["run/dstack/dstack.sock", "run/dstack.sock"].map(|path| self.path(path))
+    }
+
     /// `os-release` of the image.
     #[must_use]
     pub fn os_release(&self) -> PathBuf {

@@ -12,6 +12,7 @@ use dstack_manifest::{AppCompose, Runner as AppRunner};
 use zeroize::Zeroizing;
 
 use super::{
+    agent_setup::{self, AgentSetupError},
     children::{Children, ServiceSpec},
     docker_engine::DockerEngine,
     environment::Environment,
@@ -66,6 +67,9 @@ pub enum WorkloadError {
         #[source]
         source: io::Error,
     },
+    /// The guest agent's socket.
+    #[error(transparent)]
+    AgentSetup(#[from] AgentSetupError),
     /// The guest agent did not start.
     #[error("the guest agent is not ready after {AGENT_PATIENCE:?}: {log}")]
     Agent {
@@ -93,6 +97,7 @@ impl UserFacing for WorkloadError {
             Self::Volume(error) => error.code(),
             Self::Image(error) => error.code(),
             Self::Engine { .. } => "guest/container-engine",
+            Self::AgentSetup(error) => error.code(),
             Self::Agent { .. } => "guest/agent",
             Self::InitScript { .. } => "guest/init-script",
             Self::Compose(_) => "guest/compose-up",
@@ -104,6 +109,7 @@ impl UserFacing for WorkloadError {
             Self::Write { .. } => "give the VM a larger disk".to_owned(),
             Self::Volume(error) => error.fix(),
             Self::Image(error) => error.fix(),
+            Self::AgentSetup(error) => error.fix(),
             Self::Engine { .. } | Self::Agent { .. } => "give the VM more memory; otherwise report the log above".to_owned(),
             Self::InitScript { .. } => "correct the script in app-compose.json and deploy again".to_owned(),
             Self::Compose(_) => "correct the compose file or the pre-launch script; the cause is what docker compose said".to_owned(),
@@ -178,11 +184,9 @@ impl Networked {
     /// Errors: the first step that fails.
     pub fn start_workload(self, bench: &Bench<'_>, images: &[CheckedImage]) -> Result<WorkloadStarted, WorkloadError> {
         let app = &self.measured.config.app;
-        bench.children.start(ServiceSpec::new(
-            "dstack-guest-agent",
-            "/usr/lib/dstack/dstack-guest-agent",
-            &["--config", &bench.layout.agent_config().display().to_string()],
-        ));
+        let config = bench.layout.agent_config().display().to_string();
+        let agent = ServiceSpec::new("dstack-guest-agent", "/usr/lib/dstack/dstack-guest-agent", &["--config", &config]);
+        bench.children.start(agent.with_socket(agent_setup::open_socket(bench.layout)?));
         run_init_scripts(bench, app)?;
         bench.notifier.progress("setting up docker");
         ImageStore::new(bench.layout.root().join(ENGINE_DATA)).enter(images).map_err(ImageError::from)?;

@@ -85,6 +85,11 @@ impl Guest {
         config_below(&self.directory)
     }
 
+    /// A file in this guest's folder.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
     /// A call as a container makes it.
     pub(crate) async fn call(&self, method: &str, body: Value) -> (StatusCode, Value) {
         post(&self.inside, &format!("/{method}"), body).await
