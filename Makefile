@@ -13,7 +13,7 @@ export PATH := $(tools)/bin:$(PATH)
 vhost_device_vsock := 0.3.0
 cargo_deny := 0.20.2
 cargo_fuzz := 0.13.2
-services := -p dstack-cli -p dstack-vmm -p dstack-supervisor -p dstack-kms -p dstack-tee-simulator
+services := -p dstack-cli -p dstack-vmm -p dstack-supervisor -p dstack-kms -p dstack-tee-simulator -p dstack-verifier
 
 .PHONY: help
 help: ## this list

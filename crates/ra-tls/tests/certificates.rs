@@ -1,11 +1,13 @@
 //! Certificates of running deployments, and ones issued here.
 #![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
 
-use dstack_attestation::UnverifiedQuote;
+use std::io::Write as _;
+
+use dstack_attestation::{Check, Endorsements, Evidence, Policy, QuoteCollateral, TrustAnchors, UnverifiedQuote, Verifier};
 use dstack_manifest::AppId;
 use dstack_ra_tls::{
     AppInfo, CaProfile, CertConfig, CertKey, CertRequest, CertificateAuthority, CertificateError, CsrError, Extension, LeafProfile,
-    RaTlsCertificate, RequestBody, Validity, ra_tls_report_data, usage,
+    RaTlsCertificate, RequestBody, Validity, collateral::Platform, ra_tls_report_data, usage,
 };
 use proptest::prelude::*;
 use serde::Deserialize;
@@ -167,6 +169,111 @@ fn request_is_accepted_only_with_its_own_signature() {
         assert_eq!(CertRequest::decode(version, &unconfirmed).unwrap_err(), CsrError::Confirm);
     }
     assert!(CertRequest::decode(3, &[]).is_err());
+}
+
+/// Collateral of the platforms of the deployed certificates, and a time at which it and their PCK certificates are valid.
+fn must_load_collateral(is_prototype: bool) -> (Endorsements, u64) {
+    let attestation = concat!(env!("CARGO_MANIFEST_DIR"), "/../attestation/tests/testdata/tdx/collateral/");
+    let (path, now) = if is_prototype {
+        (format!("{attestation}b0c06f000000-tdx-platform-20260813-e20.json"), 1_787_200_000)
+    } else {
+        (format!("{DATA}20a06f000000-tdx-platform-20251117-e18.json"), 1_764_600_000)
+    };
+    (QuoteCollateral::parse_json(&std::fs::read_to_string(path).unwrap()).unwrap().into(), now)
+}
+
+#[test]
+fn deployed_certificates_verify_under_the_vendors_root_and_prototypes_do_not() {
+    let cases: Vec<Case> = serde_json::from_slice(&must_read("cases.json")).unwrap();
+    let verifier = Verifier::new(TrustAnchors::hardware(), Policy::report_only());
+    let mut verdicts = (0, 0);
+    for case in cases.iter().filter(|case| case.verdict != "ca") {
+        let certificate = RaTlsCertificate::parse(&must_read(&case.file)).unwrap();
+        let (endorsements, now) = must_load_collateral(case.verdict == "reject");
+
+        let quote = certificate.payload(Extension::TdxQuote).unwrap();
+        let platform = Platform::of_quote(&UnverifiedQuote::parse(quote).unwrap(), verifier.anchors(), now);
+        assert!(platform.is_ok(), "{case:?}: {platform:?}");
+        match (certificate.verify(&verifier, &endorsements, now, ""), case.verdict.as_str()) {
+            (Ok(peer), "accept") => {
+                assert_eq!(peer.spki_der(), certificate.spki_der());
+                verdicts.0 += 1;
+            }
+            // A prototype's log is the text "bar": some fall there already.
+            (Err(_), "reject") => verdicts.1 += 1,
+            (other, _) => panic!("{case:?}: {:?}", other.map(|_| ())),
+        }
+    }
+    assert_eq!(verdicts, (14, 4));
+}
+
+#[test]
+fn prototypes_are_refused_for_their_binding_whatever_else_is_wrong_with_them() {
+    let cases: Vec<Case> = serde_json::from_slice(&must_read("cases.json")).unwrap();
+    for case in cases.iter().filter(|case| case.verdict == "reject") {
+        let certificate = RaTlsCertificate::parse(&must_read(&case.file)).unwrap();
+        let quote = certificate.payload(Extension::TdxQuote).unwrap().to_vec();
+        let (endorsements, now) = must_load_collateral(true);
+        let evidence = Evidence { quote, event_log: Vec::new(), vm_config: String::new(), report_data: None, app_compose: None };
+        let verifier = Verifier::new(TrustAnchors::hardware(), Policy::report_only());
+        let expected = ra_tls_report_data(certificate.spki_der());
+
+        let error = verifier.verify(&evidence, &endorsements, now, Some(&expected)).map(|_| ()).unwrap_err();
+
+        assert_eq!(error.check, Check::ReportData, "{case:?}: {error}");
+    }
+}
+
+/// A certificate with an old-style quote and this payload as its log.
+fn with_log(payload: &[u8]) -> RaTlsCertificate {
+    // DER wants the shortest length.
+    let wrapped = |payload: &[u8]| match u16::try_from(payload.len()).unwrap() {
+        length @ 0..=0x7f => [&[0x04, length as u8][..], payload].concat(),
+        length @ 0x80..=0xff => [&[0x04, 0x81, length as u8][..], payload].concat(),
+        length => [&[0x04, 0x82][..], &length.to_be_bytes(), payload].concat(),
+    };
+    let extension = |arc, payload: &[u8]| rcgen::CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 62397, 1, arc], wrapped(payload));
+    let mut params = rcgen::CertificateParams::default();
+    params.custom_extensions = vec![extension(1, b"quote"), extension(2, payload)];
+    let der = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().der().clone();
+    RaTlsCertificate::parse(&der).unwrap()
+}
+
+fn compressed(text: &str) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(b"ELGZv1".to_vec(), flate2::Compression::best());
+    encoder.write_all(text.as_bytes()).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[test]
+fn compressed_logs_are_read_up_to_their_limit() {
+    let log = r#"[{"imr":3,"event_type":134217729,"digest":"","event":"app-id","event_payload":"aa"}]"#;
+    let events = |payload: &[u8]| with_log(payload).evidence().map(|evidence| evidence.unwrap().event_log);
+    let padded = |length: usize| format!("{log}{}", " ".repeat(length - log.len()));
+
+    let plain = events(log.as_bytes()).unwrap();
+    assert_eq!((plain.len(), &events(&compressed(log)).unwrap()), (1, &plain));
+    assert_eq!(events(&compressed(&padded(16 << 10))).unwrap(), plain);
+    for (name, bad) in [
+        ("too long", compressed(&padded((16 << 10) + 1))),
+        ("bomb", compressed(&padded(40 << 20))),
+        ("no gzip", b"ELGZv1[]".to_vec()),
+        ("cut", compressed(log)[..30].to_vec()),
+    ] {
+        assert!(matches!(events(&bad), Err(CertificateError::Evidence { .. })), "{name}");
+    }
+}
+
+#[test]
+fn certificates_are_valid_only_between_their_dates() {
+    let root = authority(CaProfile::KmsRoot);
+    let certificate = RaTlsCertificate::parse(root.certificate_der()).unwrap();
+    let Validity { not_before, not_after } = validity();
+
+    assert!(certificate.check_dates(not_before).is_ok() && certificate.check_dates(not_after).is_ok());
+    for now in [not_before - 1, not_after + 1, 0, u64::MAX] {
+        assert!(matches!(certificate.check_dates(now), Err(CertificateError::Dates { .. })), "{now}");
+    }
 }
 
 #[test]
