@@ -199,6 +199,7 @@ mod aws_lc {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests panic on purpose")]
 mod tests {
     use x509_parser::{certificate::X509Certificate, prelude::FromDer as _};
 

@@ -1,5 +1,7 @@
 //! Nitro documents, TPM quotes, GPU reports and CCA tokens: genuine ones, and single changes of well signed ones.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "tests panic on purpose")]
+
 mod cca;
 mod gpu;
 mod images;
