@@ -61,7 +61,7 @@ impl ImageReference for DocumentReference {
             AcpiSource::Log(digests) => digests,
             AcpiSource::SoftwareTee => acpi::tables(&shape, AcpiProfile::SOFTWARE_TEE).map_err(|error| error.to_string())?.digests(),
         };
-        let registers = tdx::expected(image, &shape, &acpi).map_err(|error| error.to_string())?.registers;
+        let registers = tdx::expected(image, &shape, acpi).map_err(|error| error.to_string())?.registers;
         Ok(LaunchRegisters { mrtd: registers.mrtd, rtmr: [registers.rtmr0, registers.rtmr1, registers.rtmr2] })
     }
 }

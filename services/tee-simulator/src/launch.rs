@@ -34,7 +34,7 @@ pub(crate) fn measure(request: &LaunchTd) -> Result<Launched, SimulatorError> {
     let initrd = read(directory, &metadata.initrd)?;
     let files = ImageFiles { firmware: &firmware, kernel: &kernel, initrd: &initrd, cmdline: &metadata.cmdline };
     let tables = acpi::tables(&shape, AcpiProfile::SOFTWARE_TEE).map_err(|error| unmeasurable("the VM's ACPI tables", &error))?;
-    let launch = tdx::expected_from_files(&files, &shape, &tables.digests()).map_err(|error| unmeasurable("the image", &error))?;
+    let launch = tdx::expected_from_files(&files, &shape, tables.digests()).map_err(|error| unmeasurable("the image", &error))?;
     let expected = launch.registers;
     let events = launch
         .events
