@@ -75,6 +75,22 @@ fn tdx_verdicts_statuses_and_advisories_are_those_of_the_reference_tools() {
 }
 
 #[test]
+fn sgx_quotes_get_the_verdict_of_the_reference_tools() {
+    let cases: Vec<TdxCase> = serde_json::from_slice(&evidence(&format!("{EVIDENCE}sgx/cases.json"))).unwrap();
+    assert!(cases.len() >= 5);
+    for case in cases {
+        let [quote, collateral] = [&case.quote, &case.collateral].map(|name| path_of(&format!("{EVIDENCE}sgx/{name}")));
+        let answer = judge(&quote, &["--collateral", &collateral, "--at", &rfc3339(case.time)]);
+
+        assert_eq!((answer.code, &answer.json()["platform"]), (i32::from(case.verdict == "reject"), &"sgx".into()), "{case:?}");
+        if case.verdict == "accept" {
+            assert_eq!(answer.json()["tcb_status"].as_str(), case.tcb_status.as_deref(), "{}", case.id);
+            assert_eq!(answer.json()["claims"]["mr_enclave"].as_str().unwrap().len(), 64);
+        }
+    }
+}
+
+#[test]
 fn genuine_quotes_of_unacceptable_tds_are_not_called_forged() {
     let expected = ["Debug mode", "SEPT_VE_DISABLE"];
     for words in expected {
@@ -322,6 +338,33 @@ fn changed_snp_reports_and_keys_are_refused() {
         judged += 1;
     }
     assert!(judged >= 15, "{judged}");
+}
+
+#[derive(Debug, Deserialize)]
+struct NitroCase {
+    file: String,
+    time: u64,
+    accept: bool,
+}
+
+#[test]
+fn nitro_documents_get_the_verdict_of_the_reference_tools() {
+    let cases: Vec<NitroCase> = serde_json::from_slice(&evidence(&format!("{EVIDENCE}nitro/cases.json"))).unwrap();
+    let mut accepted = 0;
+    for case in &cases {
+        let document = path_of(&format!("{EVIDENCE}nitro/{}", case.file));
+
+        let answer = judge(&document, &["--at", &rfc3339(case.time)]);
+        let day_later = judge(&document, &["--at", &rfc3339(case.time + 86_400)]);
+
+        assert_eq!((answer.code, day_later.code), (i32::from(!case.accept), 1), "{}: {}", case.file, answer.out);
+        assert_eq!(answer.json()["platform"], "nitro-enclave");
+        accepted += i32::from(case.accept);
+        if case.accept {
+            assert_eq!(answer.json()["claims"]["pcr0"].as_str().unwrap().len(), 96, "{}", case.file);
+        }
+    }
+    assert!(accepted >= 5 && cases.len() >= 10, "{accepted} of {}", cases.len());
 }
 
 #[test]

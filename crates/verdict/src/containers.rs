@@ -36,3 +36,28 @@ pub(crate) fn check(verdict: &mut Verdict, document: &[u8]) {
     verdict.check("images-pinned", Mark::Remark, SAYS, format!("not fixed: {list}"));
     verdict.caveats.push(format!("Whoever controls the registry decides what runs under the name {list}: it is not fixed by a digest."));
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use dstack_manifest::AppComposeDocument;
+
+    use super::*;
+
+    fn outcome(compose: &str) -> (Mark, usize) {
+        let app = AppCompose::from_document(AppComposeDocument::for_docker_compose("app", compose)).unwrap();
+        let mut verdict = Verdict::blank("", "", 0);
+        check(&mut verdict, app.raw());
+        (verdict.checks.first().unwrap().outcome, verdict.caveats.len())
+    }
+
+    #[test]
+    fn only_digests_fix_an_image() {
+        let pinned = format!("services: {{web: {{image: \"nginx@sha256:{}\"}}}}\n", "ab".repeat(32));
+
+        assert_eq!(outcome(&pinned), (Mark::Passed, 0));
+        assert_eq!(outcome("services: {web: {image: nginx}}\n"), (Mark::Remark, 1));
+        assert_eq!(outcome("services: {web: {image: \"nginx:1.27\"}}\n"), (Mark::Remark, 1));
+        assert_eq!(outcome("hello"), (Mark::Skipped, 0));
+    }
+}
