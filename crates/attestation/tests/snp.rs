@@ -16,6 +16,8 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 const CRATE: &str = env!("CARGO_MANIFEST_DIR");
+/// Every how many bytes one is changed: the portable signatures take a tenth of a second each where they are not optimised.
+const STEP: usize = if cfg!(feature = "aws-lc") { 3 } else { 41 };
 
 #[derive(Debug, Clone, Deserialize)]
 struct Case {
@@ -381,7 +383,7 @@ fn certificates_that_are_cut_off_are_refused() {
 fn a_report_with_any_byte_changed_is_refused() {
     for case in [dstack_vm(), vlek()] {
         let report = must_read(&case.report);
-        for at in (0..report.len()).step_by(3) {
+        for at in (0..report.len()).step_by(STEP) {
             let mut changed = report.clone();
             changed[at] ^= 1 << (at % 8);
             let result = case.verify_with(&changed, case.chain(), case.time);
@@ -400,7 +402,7 @@ fn a_certificate_with_any_byte_changed_is_refused() {
         let signed_until = 8 + usize::from(u16::from_be_bytes([whole[place][6], whole[place][7]]));
         let unsigned = signed_until..whole[place].len() - 517;
         assert!(unsigned.len() < 80);
-        for at in (place..whole[place].len()).step_by(5) {
+        for at in (place..whole[place].len()).step_by(2 * STEP) {
             let mut chain = whole.clone();
             chain[place][at] ^= 1 << (at % 8);
             let result = case.verify_with(&report, chain, case.time);
@@ -586,7 +588,9 @@ fn a_measurement_that_is_not_the_images_is_explained() {
         matches!(sev_snp::check_launch(&fields, &renamed), Err(LaunchMismatch::Document { os_image_hash, .. }) if os_image_hash == other_hash)
     );
     let early = Guest::must_read_early().vm_config;
-    assert!(matches!(sev_snp::check_launch(&fields, &early), Err(LaunchMismatch::Unbound { .. })));
+    let unbound = sev_snp::check_launch(&fields, &early).unwrap_err();
+    assert!(matches!(unbound, LaunchMismatch::Unbound { .. }) && unbound.lacks_material());
+    assert!(!weak.lacks_material() && !error.lacks_material() && LaunchMismatch::NoImageHash.lacks_material());
     let empty = VmConfig { sev_snp_measurement: Some("{}".into()), ..config.clone() };
     assert!(matches!(sev_snp::check_launch(&fields, &empty), Err(LaunchMismatch::Json { .. })));
     let without = VmConfig { sev_snp_measurement: None, ..config.clone() };

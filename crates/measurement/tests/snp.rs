@@ -410,8 +410,8 @@ fn crafted_tables_of_entries_are_refused() {
             bytes[at..at + 2].copy_from_slice(&len.to_le_bytes());
         })
     };
-    assert!(matches!(length(RESET_GUID, 17), SevFirmwareError::BadEntry { len: 17, .. }));
-    assert!(matches!(length(RESET_GUID, 4000), SevFirmwareError::BadEntry { len: 4000, .. }));
+    assert_eq!(length(RESET_GUID, 17), SevFirmwareError::BadEntry { before_end: 50, len: 17 });
+    assert_eq!(length(RESET_GUID, 4000), SevFirmwareError::BadEntry { before_end: 50, len: 4000 });
     // Too short for an address: the entry before it is then misread, or the entry has no data.
     assert!(matches!(length(RESET_GUID, 18), SevFirmwareError::BadItem { .. } | SevFirmwareError::BadEntry { .. }));
     let duplicate = parse_changed(|bytes, _| {

@@ -8,6 +8,7 @@ use dstack_attestation::{
     nitro::{DocumentKind, NitroEnclave, NitroTpm, UnverifiedDocument, VerifiedDocument},
     sev_snp::{self, SevSnp, VerifiedReport},
 };
+use dstack_manifest::VmConfig;
 
 use crate::{
     Anchor, Challenge, ChallengeField, Claims, Mark, Question, Verdict,
@@ -147,14 +148,34 @@ fn snp_guest(verdict: &mut Verdict, evidence: &SnpEvidence, question: &Question,
         format!("compose hash {}", document.compose_hash),
         "bound by the host at launch (HOST_DATA)",
     ));
-    if question.policy.image == ImageRule::Required {
-        verdict.check(
-            "os-image",
-            Mark::Failed,
-            "it runs an OS image that the policy accepts",
-            "the launch measurement was not compared with an OS image",
-        );
-    }
-    verdict.caveats.push("Which OS image the launch measurement stands for was not checked.".to_owned());
+    snp_image(verdict, evidence, question, report);
     td::check_expected(verdict, question, document.app_id, Some(document.compose_hash));
+}
+
+/// The OS image that the launch measurement stands for. Memory, devices and ACPI tables are not part of it.
+fn snp_image(verdict: &mut Verdict, evidence: &SnpEvidence, question: &Question, report: &VerifiedReport) {
+    const SAYS: &str = "firmware, kernel, initrd and command line are those of an OS image";
+    let config = serde_json::from_str::<VmConfig>(&evidence.vm_config).unwrap_or_default();
+    let mismatch = match sev_snp::check_launch(report.fields(), &config) {
+        Ok(proof) => {
+            let allowed = question.policy.allowed_images.as_ref();
+            let (outcome, detail) = match allowed.is_some_and(|allowed| !allowed.contains(&proof.os_image_hash)) {
+                true => (Mark::Failed, format!("os image {} is not one that the policy allows", proof.os_image_hash)),
+                false => (Mark::Passed, format!("os image {} with {} vCPUs", proof.os_image_hash, proof.shape.vcpus)),
+            };
+            verdict.check("os-image", outcome, SAYS, detail);
+            verdict.identity.os_image_hash = Some(proof.os_image_hash);
+            verdict.claims.push("os_image_hash", proof.os_image_hash.to_string());
+            return td::check_image(verdict, question, Some(&proof.os_image_hash));
+        }
+        Err(mismatch) => mismatch,
+    };
+    let is_demanded = question.policy.image == ImageRule::Required || question.policy.allowed_images.is_some();
+    if mismatch.lacks_material() && !is_demanded {
+        verdict.check("os-image", Mark::Unknown, SAYS, mismatch.to_string());
+        verdict.caveats.push(format!("Not checked that {SAYS}: {mismatch}."));
+    } else {
+        verdict.check("os-image", Mark::Failed, SAYS, mismatch.to_string());
+    }
+    td::check_image(verdict, question, None);
 }

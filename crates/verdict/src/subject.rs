@@ -43,6 +43,8 @@ pub struct SnpEvidence {
     pub certificates: Vec<Vec<u8>>,
     /// The document whose hash is HOST_DATA; empty for none.
     pub mr_config: String,
+    /// The `vm_config` text, with what it takes to compute the launch measurement; empty for none.
+    pub vm_config: String,
     /// What the sender says the report data is; must agree with the report.
     pub claimed_report_data: Option<ReportData>,
 }
@@ -83,15 +85,16 @@ impl Subject {
 
     /// Opens an envelope of either version.
     pub(crate) fn from_envelope(bytes: &[u8]) -> Result<Self, InputError> {
-        let Envelope { evidence, runtime_events, report_data, config, .. } =
-            Envelope::decode(bytes).map_err(|error| InputError::Envelope { reason: error.to_string() })?;
+        let envelope = Envelope::decode(bytes).map_err(|error| InputError::Envelope { reason: error.to_string() })?;
+        let vm_config = envelope.vm_config();
+        let Envelope { evidence, runtime_events, report_data, config, .. } = envelope;
         let kind = match evidence {
             PlatformEvidence::Tdx { quote, event_log } => {
                 return Ok(Self::from_td_evidence(Attestation { quote, event_log, runtime_events, report_data, config }.into()));
             }
             PlatformEvidence::SevSnp { report, certificates, mr_config } => {
                 let certificates = certificates.iter().flat_map(|one| parse_certificates(one).unwrap_or_default()).collect();
-                Kind::SevSnp(SnpEvidence { report, certificates, mr_config, claimed_report_data: Some(report_data) })
+                Kind::SevSnp(SnpEvidence { report, certificates, mr_config, vm_config, claimed_report_data: Some(report_data) })
             }
             PlatformEvidence::NitroEnclave { document } | PlatformEvidence::NitroTpm { document } => Kind::Nitro(document),
             other => return Err(InputError::Envelope { reason: format!("evidence of platform {} is not implemented", other.kind()) }),

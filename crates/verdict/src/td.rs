@@ -4,7 +4,7 @@ use dstack_api::UserFacing as _;
 use dstack_attestation::{
     Check, CheckOutcome, CheckReport, Evidence, TcbStatus, TdFields, UnverifiedQuote, VerifiedEvidence, Verifier, VerifyError,
 };
-use dstack_manifest::{AppCompose, AppId, ComposeHash};
+use dstack_manifest::{AppCompose, AppId, ComposeHash, OsImageHash};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
@@ -118,7 +118,7 @@ fn appraise(mut verdict: Verdict, evidence: &Evidence, subject: &Subject, questi
     verdict.trust_anchors.push(vendor_anchor(verified.anchor(), question));
     library_caveats(&mut verdict, subject, question, verified);
     check_second_challenge(&mut verdict, subject, question, verified.fields());
-    check_image(&mut verdict, question, verified);
+    check_image(&mut verdict, question, verified.os_image_hash());
     check_document(&mut verdict, evidence, question, verified);
     check_kms(&mut verdict, question, verified);
     verdict.conclude(is_simulated(verified.anchor()));
@@ -291,9 +291,10 @@ fn identity_claims(claims: &mut Claims, verified: &VerifiedEvidence) {
     }
 }
 
-fn check_image(verdict: &mut Verdict, question: &Question, verified: &VerifiedEvidence) {
+/// Whether the image that the evidence proves is one the user knows.
+pub(crate) fn check_image(verdict: &mut Verdict, question: &Question, proven: Option<&OsImageHash>) {
     const SAYS: &str = "the OS image is one that you know";
-    let Some(hash) = verified.os_image_hash() else {
+    let Some(hash) = proven else {
         verdict.trust_anchors.push(Anchor::new("OS image", "UNKNOWN", "the evidence proves none"));
         if !question.expectations.os_images.is_empty() {
             verdict.check("os-image-known", Mark::Failed, SAYS, "the evidence proves no OS image");

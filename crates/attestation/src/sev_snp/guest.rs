@@ -152,6 +152,14 @@ pub enum LaunchMismatch {
     },
 }
 
+impl LaunchMismatch {
+    /// There is nothing to compare with, rather than something that differs: a caveat for whoever demands no image.
+    #[must_use]
+    pub const fn lacks_material(&self) -> bool {
+        matches!(self, Self::NoImageHash | Self::NoDocument { .. } | Self::Unbound { .. })
+    }
+}
+
 fn explain(found: Option<&SnpShape>) -> String {
     found.map_or_else(String::new, |shape| {
         let features = if shape.guest_features == GuestFeatures::SNP { "" } else { " with debug swap" };
