@@ -380,10 +380,37 @@ pub(crate) struct MeasureArgs {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
+    use std::{fs, path::Path};
+
+    use clap::{CommandFactory as _, Parser as _};
 
     #[test]
     fn the_command_line_is_consistent() {
         super::Arguments::command().debug_assert();
+    }
+
+    /// The `dstack` commands of a document's console blocks, without comments.
+    fn commands(text: &str) -> Vec<String> {
+        let blocks = text.split("```console\n").skip(1).filter_map(|rest| rest.split("```").next());
+        let lines = blocks.flat_map(str::lines).map(|line| line.split(" #").next().unwrap_or_default());
+        lines
+            .flat_map(|line| line.split("&&"))
+            .map(|command| command.trim().to_owned())
+            .filter(|command| command.starts_with("dstack "))
+            .collect()
+    }
+
+    #[test]
+    fn every_command_that_a_newcomer_reads_is_one() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        for document in ["README.md", "examples/hello/README.md"] {
+            let text = fs::read_to_string(root.join(document)).unwrap_or_else(|error| panic!("{document}: {error}"));
+            let found = commands(&text);
+            assert!(!found.is_empty(), "{document} shows no command");
+            for command in found {
+                let parsed = super::Arguments::try_parse_from(command.split_whitespace());
+                assert!(parsed.is_ok(), "{document}: {command}: {}", parsed.err().map(|error| error.to_string()).unwrap_or_default());
+            }
+        }
     }
 }

@@ -14,6 +14,9 @@ const IMPURE: [&str; 9] = ["tokio", "hyper", "axum", "nix", "rusqlite", "tempfil
 /// Crates a guest must never link: they run the host's side.
 const HOST_ONLY: [&str; 4] = ["dstack-vmm", "dstack-supervisor", "dstack-tee-simulator", "dstack-os-image"];
 
+/// What tests stand on.
+const TESTKIT: &str = "dstack-testkit";
+
 #[derive(Deserialize)]
 struct Placement {
     floor: u8,
@@ -74,6 +77,9 @@ fn check_package(package: &Package, placement: &Placement, all: &BTreeMap<String
         }
     }
     for dependency in &package.dependencies {
+        if dependency.name == TESTKIT && dependency.kind != DependencyKind::Development {
+            findings.push(format!("{name}: {TESTKIT} is for tests, so it is a dev-dependency"));
+        }
         if dependency.source.as_ref().is_some_and(|source| source.repr.starts_with("git+")) {
             findings.push(format!("{name}: {} comes from git", dependency.name));
         }

@@ -8,14 +8,16 @@ use std::{
 };
 
 use axum::{Router, extract::Query, response::IntoResponse as _, routing::get};
-use dstack_attestation::{AcpiSource, DocumentReference, ImageReference as _, bound_measurement};
-use dstack_event_log::{EventVersion, RuntimeEvent, names, replay};
-use dstack_manifest::{AppCompose, AppComposeDocument, InstanceId, MeasurementDocument, OsImageHash, VmConfig, mr_config_id_v1};
+use dstack_event_log::{RuntimeEvent, names};
+use dstack_manifest::{AppCompose, AppComposeDocument, InstanceId};
 use dstack_rpc::{Listener, serve};
-use dstack_tee_simulator::{Config, Daemon, QuoteBody, QuotingEnclave, Vendor};
-use sha2::{Digest as _, Sha256};
+use dstack_tee_simulator::{QuotingEnclave, Vendor};
+pub use dstack_testkit::software_td::os_image_hash;
+use dstack_testkit::{
+    software_td::{event, identity_events, quote_body, vm_config},
+    software_tee::SoftwareTee,
+};
 
-const MEASUREMENT: &[u8] = include_bytes!("../../../crates/measurement/tests/testdata/tdx/image1.measurement.tdx.cbor");
 pub const KMS_SPKI: &[u8] = b"a KMS";
 
 /// How an app lies. [`Lie::None`] is honest.
@@ -40,29 +42,6 @@ pub enum Lie {
     HiddenDocument,
 }
 
-fn checksum_file() -> Vec<u8> {
-    format!("{}  measurement.tdx.cbor\n", hex::encode(Sha256::digest(MEASUREMENT))).into_bytes()
-}
-
-pub fn os_image_hash() -> OsImageHash {
-    OsImageHash::new(Sha256::digest(checksum_file()).into())
-}
-
-fn vm_config() -> VmConfig {
-    VmConfig {
-        spec_version: 1,
-        os_image_hash: Some(os_image_hash()),
-        cpu_count: 2,
-        memory_size: 2 << 30,
-        qemu_version: Some("10.0.0".into()),
-        num_nics: 1,
-        host_share_mode: "vhd".into(),
-        tdx_measurement: Some(MeasurementDocument { checksum_file: checksum_file(), measurement: MEASUREMENT.to_vec() }),
-        simulated_tee: Some("dstack-tdx".into()),
-        ..VmConfig::default()
-    }
-}
-
 pub fn app() -> AppCompose {
     let document = AppComposeDocument::for_docker_compose("hello", "services: {web: {image: nginx}}\n");
     AppCompose::from_document(document).unwrap()
@@ -70,34 +49,21 @@ pub fn app() -> AppCompose {
 
 /// The answer of `/.well-known/dstack/evidence`.
 fn evidence(vendor: &Vendor, nonce: &[u8], lie: Lie) -> String {
-    let (app, event) = (app(), |name: &str, payload: &[u8]| RuntimeEvent::new(name, payload, EventVersion::V1));
+    let app = app();
     let app_id = app.compose_hash().default_app_id();
     let provider = serde_json::json!({ "name": "kms", "id": hex::encode(KMS_SPKI) }).to_string();
-    let runtime = [
-        event("system-preparing", b""),
-        event(names::APP_ID, app_id.as_bytes()),
-        event(names::COMPOSE_HASH, app.compose_hash().as_bytes()),
-        event(names::INSTANCE_ID, InstanceId::derive(&[1; 20], &app_id).as_bytes()),
-        event(names::BOOT_MR_DONE, b""),
-        event(names::KEY_PROVIDER, provider.as_bytes()),
-        event(names::SYSTEM_READY, b""),
-    ];
+    let mut runtime = identity_events(&app_id, &app.compose_hash(), &InstanceId::derive(&[1; 20], &app_id));
+    runtime.extend([event(names::BOOT_MR_DONE, b""), event(names::KEY_PROVIDER, provider.as_bytes()), event(names::SYSTEM_READY, b"")]);
     let mut log: Vec<_> = runtime.iter().map(RuntimeEvent::to_event).collect();
-    let [.., rtmr3] = replay(&log).unwrap().0;
-    let (_, image) = bound_measurement(&vm_config()).unwrap();
-    let launch = DocumentReference.expected(&image, &vm_config(), AcpiSource::SoftwareTee).unwrap_or_else(|error| panic!("{error}"));
-    let [rtmr0, mut rtmr1, rtmr2] = launch.rtmr;
-    match lie {
-        Lie::OtherKernel => rtmr1 = [9; 48],
-        Lie::OtherEvent => log.truncate(6),
-        _ => {}
-    }
     let mut report_data = [0; 64];
     let quoted: &[u8] = if matches!(lie, Lie::OldNonce | Lie::ClaimedNonce) { b"yesterday" } else { nonce };
     report_data[..quoted.len()].copy_from_slice(quoted);
-    let mut body = QuoteBody::new(launch.mrtd, [rtmr0, rtmr1, rtmr2, rtmr3], mr_config_id_v1(&app.compose_hash()), report_data);
-    if lie == Lie::Debug {
-        body.td_attributes[0] |= 1;
+    let mut body = quote_body(&app.compose_hash(), &log, report_data);
+    match lie {
+        Lie::OtherKernel => body.rtmr[1] = [9; 48],
+        Lie::OtherEvent => log.truncate(6),
+        Lie::Debug => body.td_attributes[0] |= 1,
+        _ => {}
     }
     let mut quote = QuotingEnclave::new(vendor).quote(&body);
     if lie == Lie::ForgedQuote {
@@ -127,22 +93,14 @@ pub struct World {
     pub directory: tempfile::TempDir,
     vendor: Arc<Vendor>,
     pub collateral_url: String,
+    _tee: SoftwareTee,
 }
 
 impl World {
     pub async fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let config = Config {
-            state_dir: directory.path().join("tee"),
-            control_socket: directory.path().join("tee.sock"),
-            collateral_listen: ([127, 0, 0, 1], 0).into(),
-            kernel_vsock: false,
-            pid_file: PathBuf::new(),
-        };
-        let daemon = Daemon::open(&config).await.unwrap();
-        let (vendor, collateral_url) = (Arc::clone(daemon.vendor()), format!("http://{}", daemon.addresses().collateral));
-        tokio::spawn(daemon.serve(std::future::pending()));
-        Self { directory, vendor, collateral_url }
+        let tee = SoftwareTee::start(directory.path()).await;
+        Self { directory, vendor: Arc::clone(&tee.vendor), collateral_url: tee.collateral_url.clone(), _tee: tee }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

@@ -26,8 +26,9 @@ fn binary_directory() -> PathBuf {
     if let Some(directory) = env::var_os("DSTACK_BIN_DIR") {
         return directory.into();
     }
-    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository().join("target"), PathBuf::from);
-    target.join("release")
+    // Where the Makefile builds.
+    let default = || dstack_service::directories::cache().unwrap_or_else(repository).join("target");
+    env::var_os("CARGO_TARGET_DIR").map_or_else(default, PathBuf::from).join("release")
 }
 
 /// A command that ended.

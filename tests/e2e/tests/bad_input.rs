@@ -60,7 +60,7 @@ fn refused_deployments_say_why_and_leave_nothing() {
         case("not enough CPUs", &["--yes", "--vcpu", "255"], "vmm/not-enough-vcpus", "255 vCPUs asked", "ask for less"),
         case("port in use", &publish, "vmm/port-in-use", &port, "-p auto:80"),
         case("nobody confirms", &[], "deploy/not-confirmed", "allow list", "--yes"),
-        case("no image archive", &archive, "volume/bad-archive", "docker-compose.yaml", "OCI archive"),
+        case("no image archive", &archive, "volume/bad-archive", "docker-compose.yaml", "skopeo copy"),
     ];
     for Case { what, compose, options, code, cause, fix } in cases {
         println!("{what}");

@@ -91,7 +91,9 @@ fn wording(text: &str) -> Option<&'static str> {
     let mut letters = text.chars();
     let is_capitalised = letters.next().is_some_and(char::is_uppercase) && letters.next().is_some_and(char::is_lowercase);
     // Words that the wire fixes.
-    let is_fixed = ["Service not found", "Boot denied", "Unsupported API version"].iter().any(|fixed| text.starts_with(fixed));
+    let is_fixed = ["Service not found", "Boot denied", "Unsupported API version", "Report data is too long"]
+        .iter()
+        .any(|fixed| text.starts_with(fixed));
     match text {
         _ if is_fixed => None,
         _ if text.ends_with('.') => Some("ends with a period"),

@@ -93,7 +93,7 @@ pub enum FetchError {
         status: u16,
     },
     /// No answer, or one that broke off.
-    #[error("download of {url}: {source}")]
+    #[error("download of {url}")]
     Unreachable {
         /// Where it was asked for.
         url: String,
@@ -125,7 +125,7 @@ pub enum FetchError {
         fault: ArchiveFault,
     },
     /// The cache's disk.
-    #[error("{}: {source}", path.display())]
+    #[error("image cache {}", path.display())]
     Disk {
         /// File or directory.
         path: PathBuf,

@@ -63,3 +63,31 @@ pub fn write_config(layout: &Layout) -> Result<(), AgentSetupError> {
     let _ = fs::remove_file(&path);
     write_private(&path, text.as_bytes()).map_err(|source| AgentSetupError { path, source })
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests panic on purpose")]
+mod tests {
+    use std::os::unix::{
+        fs::{MetadataExt as _, PermissionsExt as _},
+        net::{UnixListener, UnixStream},
+    };
+
+    use super::*;
+
+    #[test]
+    fn every_name_is_the_same_socket_and_open_to_all_users() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::below(directory.path());
+
+        let socket = UnixListener::from(open_socket(&layout).unwrap());
+
+        let [one, two] = layout.agent_sockets();
+        assert_eq!(fs::metadata(&one).unwrap().ino(), fs::metadata(&two).unwrap().ino());
+        for path in [one, two] {
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, SOCKET_MODE);
+            let _waiting = UnixStream::connect(path).unwrap();
+            assert!(socket.accept().is_ok());
+        }
+        assert!(open_socket(&layout).is_err(), "it is opened once");
+    }
+}

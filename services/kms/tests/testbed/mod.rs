@@ -13,49 +13,31 @@ pub mod program;
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use dstack_api::kms::{Empty, KmsClient};
-use dstack_attestation::{AcpiSource, Attestation, DocumentReference, ImageReference as _, bound_measurement};
-use dstack_event_log::{EventVersion, RuntimeEvent, names, replay};
+use dstack_attestation::Attestation;
+use dstack_event_log::{RuntimeEvent, names};
 use dstack_kms::{
     Server,
     config::{ConfigFile, Danger, Settings},
 };
-use dstack_manifest::{AppId, ComposeHash, InstanceId, MeasurementDocument, OsImageHash, VmConfig, mr_config_id_v1};
+use dstack_manifest::{AppId, ComposeHash, InstanceId, VmConfig};
 use dstack_ra_tls::{
     CertKey, CertificateAuthority, LeafProfile, Validity, ra_tls_report_data,
     tls::{self, Identity},
     usage,
 };
 use dstack_rpc::{Client, Endpoint};
-use dstack_tee_simulator::{Config, Daemon, QuoteBody, QuotingEnclave, Vendor};
-use sha2::{Digest as _, Sha256};
-use tokio::{sync::oneshot, task::JoinHandle};
-
-const MEASUREMENT: &[u8] = include_bytes!("../../../../crates/measurement/tests/testdata/tdx/image1.measurement.tdx.cbor");
+use dstack_tee_simulator::{QuoteBody, QuotingEnclave, Vendor};
+pub use dstack_testkit::software_td::{os_image_hash, vm_config};
+use dstack_testkit::{
+    software_td::{event, identity_events, quote_body},
+    software_tee::{Running, SoftwareTee},
+};
 
 pub fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
-}
-
-/// A task that ends with its owner.
-pub struct Running {
-    stop: Option<oneshot::Sender<()>>,
-    task: JoinHandle<()>,
-}
-
-impl Running {
-    fn start<F: Future<Output = ()> + Send + 'static>(serve: impl FnOnce(oneshot::Receiver<()>) -> F) -> Self {
-        let (stop, stopped) = oneshot::channel();
-        Self { stop: Some(stop), task: tokio::spawn(serve(stopped)) }
-    }
-
-    pub async fn stop(mut self) {
-        drop(self.stop.take());
-        self.task.await.unwrap();
-    }
+    dstack_service::clock::unix_seconds()
 }
 
 /// Vendor, collateral service and the files of one KMS.
@@ -63,7 +45,7 @@ pub struct Stack {
     directory: tempfile::TempDir,
     pub vendor: Arc<Vendor>,
     pub collateral_url: String,
-    _daemon: Running,
+    _tee: SoftwareTee,
 }
 
 pub struct Kms {
@@ -107,17 +89,8 @@ pub fn der_of(pem: &str) -> rustls_pki_types::CertificateDer<'static> {
 impl Stack {
     pub async fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let config = Config {
-            state_dir: directory.path().join("tee"),
-            control_socket: directory.path().join("tee.sock"),
-            collateral_listen: ([127, 0, 0, 1], 0).into(),
-            kernel_vsock: false,
-            pid_file: PathBuf::new(),
-        };
-        let daemon = Daemon::open(&config).await.unwrap();
-        let (vendor, collateral_url) = (Arc::clone(daemon.vendor()), format!("http://{}", daemon.addresses().collateral));
-        let running = Running::start(|stopped| daemon.serve(async { drop(stopped.await) }));
-        let stack = Self { directory, vendor, collateral_url, _daemon: running };
+        let tee = SoftwareTee::start(directory.path()).await;
+        let stack = Self { directory, vendor: Arc::clone(&tee.vendor), collateral_url: tee.collateral_url.clone(), _tee: tee };
         stack.allow(&[&Guest::new(1)]);
         stack
     }
@@ -173,29 +146,6 @@ impl Stack {
     }
 }
 
-fn checksum_file() -> Vec<u8> {
-    format!("{}  measurement.tdx.cbor\n", hex::encode(Sha256::digest(MEASUREMENT))).into_bytes()
-}
-
-pub fn os_image_hash() -> OsImageHash {
-    OsImageHash::new(Sha256::digest(checksum_file()).into())
-}
-
-pub fn vm_config() -> VmConfig {
-    VmConfig {
-        spec_version: 1,
-        os_image_hash: Some(os_image_hash()),
-        cpu_count: 2,
-        memory_size: 2 << 30,
-        qemu_version: Some("10.0.0".into()),
-        num_nics: 1,
-        host_share_mode: "vhd".into(),
-        tdx_measurement: Some(MeasurementDocument { checksum_file: checksum_file(), measurement: MEASUREMENT.to_vec() }),
-        simulated_tee: Some("dstack-tdx".into()),
-        ..VmConfig::default()
-    }
-}
-
 /// A guest in a software TD. Tests change single fields before it connects.
 pub struct Guest {
     pub vendor: Option<Arc<Vendor>>,
@@ -233,13 +183,7 @@ impl Guest {
     }
 
     fn runtime_events(&self) -> Vec<RuntimeEvent> {
-        let event = |name: &str, payload: &[u8]| RuntimeEvent::new(name, payload, EventVersion::V1);
-        let mut events = vec![
-            event("system-preparing", b""),
-            event(names::APP_ID, self.app_id.as_bytes()),
-            event(names::COMPOSE_HASH, self.compose_hash.as_bytes()),
-            event(names::INSTANCE_ID, self.instance_id.as_bytes()),
-        ];
+        let mut events = identity_events(&self.app_id, &self.compose_hash, &self.instance_id);
         if self.boot_done {
             events.push(event(names::BOOT_MR_DONE, b""));
         }
@@ -248,14 +192,9 @@ impl Guest {
 
     /// Evidence that binds the key `spki`.
     pub fn attest(&self, spki: &[u8]) -> Attestation {
-        let (_, image) = bound_measurement(&vm_config()).unwrap();
-        let Ok(launch) = DocumentReference.expected(&image, &vm_config(), AcpiSource::SoftwareTee) else { panic!("image1 is measured") };
         let runtime_events = self.runtime_events();
         let event_log: Vec<_> = runtime_events.iter().map(RuntimeEvent::to_event).collect();
-        let [.., rtmr3] = replay(&event_log).unwrap().0;
-        let [rtmr0, rtmr1, rtmr2] = launch.rtmr;
-        let report_data = ra_tls_report_data(spki);
-        let mut body = QuoteBody::new(launch.mrtd, [rtmr0, rtmr1, rtmr2, rtmr3], mr_config_id_v1(&self.compose_hash), report_data);
+        let mut body = quote_body(&self.compose_hash, &event_log, ra_tls_report_data(spki));
         (self.tamper_body)(&mut body);
         let vendor = self.vendor.as_ref().expect("a guest of a stack");
         let quote = QuotingEnclave::new(vendor).quote(&body);

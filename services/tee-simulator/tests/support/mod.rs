@@ -14,38 +14,11 @@ use dstack_measurement::{
 };
 use dstack_rpc::{Client, Endpoint};
 use dstack_tee_simulator::{Config, Daemon, DaemonAddresses};
+use dstack_testkit::boot_files::{self, BootHeader};
 use http::{HeaderMap, HeaderValue, Method, header};
 
 const VARIABLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/testdata/firmware/OVMF_VARS_4M.fd.gz");
 const CMDLINE: &str = "console=ttyS0 dstack.rootfs_hash=00";
-const HEADERS: usize = 0x400;
-
-/// A bzImage that is a PE32+ image as well: headers and one section.
-fn kernel() -> Vec<u8> {
-    let mut image = vec![0_u8; HEADERS + 0x1000];
-    let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
-    let pe = 0x40;
-    put(0, b"MZ");
-    put(0x3c, &(pe as u32).to_le_bytes());
-    put(pe, b"PE\0\0");
-    put(pe + 6, &[1, 0]);
-    put(pe + 20, &[240, 0]);
-    put(pe + 24, &[0x0b, 0x02]);
-    put(pe + 24 + 60, &(HEADERS as u32).to_le_bytes());
-    put(pe + 24 + 108, &16_u32.to_le_bytes());
-    let section = pe + 24 + 240;
-    put(section, b".text");
-    put(section + 16, &0x1000_u32.to_le_bytes());
-    put(section + 20, &(HEADERS as u32).to_le_bytes());
-    put(0x1f1, &[1]);
-    put(0x202, b"HdrS");
-    put(0x206, &0x20f_u16.to_le_bytes());
-    put(0x211, &[1]);
-    put(0x22c, &0x7fff_ffff_u32.to_le_bytes());
-    put(0x236, &0x7f_u16.to_le_bytes());
-    put(HEADERS, &[0x90; 64]);
-    image
-}
 
 fn must_unpack(path: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -102,7 +75,7 @@ fn must_make_firmware() -> Vec<u8> {
 pub(crate) fn must_write_image(directory: &Path) -> VmConfig {
     std::fs::create_dir_all(directory).unwrap();
     let firmware = must_make_firmware();
-    let (kernel, initrd) = (kernel(), vec![7_u8; 4000]);
+    let (kernel, initrd) = (boot_files::kernel(BootHeader::MODERN), vec![7_u8; 4000]);
     std::fs::write(directory.join("ovmf.fd"), &firmware).unwrap();
     std::fs::write(directory.join("bzImage"), &kernel).unwrap();
     std::fs::write(directory.join("initramfs.cpio.gz"), &initrd).unwrap();
