@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::measure::MeasureArgs;
+
 const EXAMPLES: &str = "\
 Examples:
   dstack up                                              start the local stack
@@ -52,8 +54,8 @@ pub(crate) enum Command {
     /// Work with container images.
     #[command(subcommand)]
     Image(ImageCommand),
-    /// Compute what an OS image must measure to.
-    Measure(MeasureArgs),
+    /// Compute what an OS image must measure to, or explain where evidence differs.
+    Measure(Box<MeasureArgs>),
     /// Print the completions of a shell.
     Completions {
         /// Which shell.
@@ -351,31 +353,6 @@ pub(crate) enum ImageCommand {
         #[arg(short = 'o', long, value_name = "DIR")]
         output: Option<PathBuf>,
     },
-}
-
-/// Options of `measure`.
-#[derive(Debug, Args)]
-pub(crate) struct MeasureArgs {
-    /// Directory of the OS image, or the name of one in the local store.
-    pub image: String,
-    /// Virtual CPUs.
-    #[arg(long, value_name = "N", default_value_t = 2)]
-    pub vcpu: u32,
-    /// Memory, such as 2G or 1536M; a bare number is MiB.
-    #[arg(long, value_name = "SIZE", default_value = "2G")]
-    pub memory: String,
-    /// Version of the QEMU that starts the VM.
-    #[arg(long, value_name = "VERSION", default_value = "10.0.0")]
-    pub qemu: String,
-    /// Read-only data volumes.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub volumes: u32,
-    /// Network cards.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub nics: u32,
-    /// Print the boot events as well.
-    #[arg(long)]
-    pub events: bool,
 }
 
 #[cfg(test)]

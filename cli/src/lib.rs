@@ -11,6 +11,7 @@ mod env_file;
 mod failure;
 mod home;
 mod kms;
+mod measure;
 mod os;
 mod output;
 mod ports;
