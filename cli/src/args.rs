@@ -47,7 +47,7 @@ pub(crate) enum Command {
     /// Remove VMs with their disks.
     Rm(RmArgs),
     /// Verify the evidence of an app and name what the verdict rests on.
-    Verify(VerifyArgs),
+    Verify(Box<VerifyArgs>),
     /// Build and list OS images.
     #[command(subcommand)]
     Os(OsCommand),
