@@ -19,6 +19,7 @@ use x509_parser::{
 use crate::{
     Anchor, Context, Fault, Link, Platform, Refusal, Vendor,
     public_key::{MessageHash, PublicKey, Signature},
+    revocation::Revocation,
 };
 
 /// Most certificates that are looked at, and the largest of them.
@@ -51,6 +52,7 @@ pub(crate) struct VerifiedChain<'a> {
     pub(crate) valid_until: u64,
     /// Certificates between leaf and root.
     pub(crate) intermediates: usize,
+    pub(crate) revocation: Revocation,
 }
 
 impl<'a> Path<'a> {
@@ -68,19 +70,23 @@ impl<'a> Path<'a> {
         let leaf = self.parse(self.leaf)?;
         self.check_leaf(&leaf)?;
         let mut valid_until = self.check_dates(&leaf)?;
-        let mut below = leaf.clone();
+        let mut chain = vec![leaf.clone()];
         for intermediates in 0..=MAX_INTERMEDIATES {
-            if let Some((anchor, root)) = self.find_root(&below)? {
+            let below = chain.last().unwrap_or(&leaf);
+            if let Some((anchor, root)) = self.find_root(below)? {
                 self.check_authority(&root, intermediates)?;
                 valid_until = valid_until.min(self.check_dates(&root)?);
+                chain.push(root);
+                let lists = &self.context.endorsements.revocation_lists;
+                let revocation = Revocation::check(self.platform, &chain, lists, self.context.now)?;
                 let unusable = || self.refuse(Fault::NotImplemented, "the attestation key is neither ECDSA P-256 or P-384 nor RSA");
                 let key = PublicKey::from_spki(leaf.public_key()).ok_or_else(unusable)?;
-                return Ok(VerifiedChain { leaf, key, anchor, valid_until, intermediates });
+                return Ok(VerifiedChain { leaf, key, anchor, valid_until, intermediates, revocation });
             }
-            let issuer = self.find_issuer(&below)?;
+            let issuer = self.find_issuer(below)?;
             self.check_authority(&issuer, intermediates)?;
             valid_until = valid_until.min(self.check_dates(&issuer)?);
-            below = issuer;
+            chain.push(issuer);
         }
         Err(self.refuse(Fault::Malformed, format_args!("more than {MAX_INTERMEDIATES} certificates lead to no root")))
     }
@@ -229,7 +235,7 @@ fn signed(certificate: &X509Certificate<'_>, issuer: &X509Certificate<'_>) -> Re
 }
 
 /// The key decides between RSA and ECDSA; a signature of the wrong kind does not verify.
-fn hash_of(algorithm: &AlgorithmIdentifier<'_>) -> Option<MessageHash> {
+pub(crate) fn hash_of(algorithm: &AlgorithmIdentifier<'_>) -> Option<MessageHash> {
     let known = [
         (OID_SIG_ECDSA_WITH_SHA256, MessageHash::Sha256),
         (OID_SIG_ECDSA_WITH_SHA384, MessageHash::Sha384),
@@ -246,6 +252,6 @@ pub(crate) fn common_name(name: &X509Name<'_>) -> Option<String> {
 }
 
 /// Seconds since 1970; earlier times are its beginning.
-fn unix(seconds: i64) -> u64 {
+pub(crate) fn unix(seconds: i64) -> u64 {
     u64::try_from(seconds).unwrap_or(0)
 }

@@ -33,6 +33,7 @@ mod policy_document;
 mod public_key;
 mod quote;
 mod report_data;
+mod revocation;
 pub mod sev_snp;
 mod sgx;
 mod tdx;

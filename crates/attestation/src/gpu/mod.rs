@@ -6,7 +6,8 @@
 //!                                                                           ┘
 //! ```
 //! [`NvidiaGpu`] decides whether a genuine GPU made the report. It does not compare the measurements with NVIDIA's reference values for
-//! driver and VBIOS, and asks no revocation service; its result says so. Answers of NVIDIA's own verifiers (tokens) are no evidence here.
+//! driver and VBIOS, and asks no revocation service beyond the lists it is given; its result says so. Answers of NVIDIA's own verifiers
+//! (tokens) are no evidence here.
 //! Source: DMTF DSP0274 1.1, sections 10.11 and 10.12; NVIDIA attestation documentation for the opaque data.
 
 mod evidence;

@@ -122,10 +122,10 @@ fn describe(report: &GpuReport, chain: &VerifiedChain<'_>, firmware: bool) -> Ve
     }
     pass(Link::Signature, "ECDSA P-384 with SHA-384 by the GPU's key".to_owned());
     let mut miss = |link, why: &str| verified.not_checked.push(NotChecked { link, why: why.to_owned() });
-    miss(Link::Revocation, "NVIDIA's revocation service was not asked");
     miss(Link::Endorsements, "the measurements were not compared with NVIDIA's reference values for driver and VBIOS");
     if !firmware {
         miss(Link::AttestationKey, "certificate or report does not name the GPU's firmware");
     }
+    chain.revocation.describe(&mut verified);
     verified
 }

@@ -2,7 +2,7 @@
 
 use super::document::{DocumentKind, NitroDocument, UnverifiedDocument};
 use crate::{
-    Context, Fact, Fault, Link, NotChecked, Passed, Platform, PlatformVerifier, Refusal, Register, Vendor, VerifiedPlatform,
+    Context, Fact, Fault, Link, Passed, Platform, PlatformVerifier, Refusal, Register, Vendor, VerifiedPlatform,
     certificate_chain::{Path, VerifiedChain},
 };
 
@@ -132,7 +132,6 @@ fn describe(platform: Platform, document: &NitroDocument, chain: &VerifiedChain<
         Passed { link: Link::CertificateChain, found: format!("{} certificates below {}", chain.intermediates + 1, chain.anchor.kind()) },
         Passed { link: Link::Signature, found: format!("{algorithm} by the key of {}", chain.leaf.subject()) },
     ];
-    let why = "no revocation list is looked at; the key that signs a document lives for hours".to_owned();
-    verified.not_checked.push(NotChecked { link: Link::Revocation, why });
+    chain.revocation.describe(&mut verified);
     verified
 }

@@ -128,7 +128,7 @@ impl Tpm {
             let why = format!("the boot log has no entry for PCR {}", missing.join(", "));
             verified.not_checked.push(NotChecked { link: Link::EventLog, why });
         }
-        verified.not_checked.push(NotChecked { link: Link::Revocation, why: "no revocation list of the cloud is looked at".to_owned() });
+        chain.revocation.describe(&mut verified);
         Ok(VerifiedTpmQuote { quoted, pcrs: quote.pcrs.clone(), events: quote.events.clone(), vendor, platform: verified })
     }
 }

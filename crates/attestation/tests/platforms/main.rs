@@ -10,5 +10,6 @@ mod nitro;
 mod nitro_fields;
 mod nitro_instance;
 mod pki;
+mod revocation;
 mod tpm;
 mod tpm_fields;

@@ -67,7 +67,7 @@ impl Party {
         params(name, false).signed_by(key, &self.issuer()).unwrap().der().to_vec()
     }
 
-    fn issuer(&self) -> Issuer<'_, &KeyPair> {
+    pub(crate) fn issuer(&self) -> Issuer<'_, &KeyPair> {
         Issuer::from_params(&self.params, &self.key)
     }
 

@@ -11,24 +11,24 @@ use sha2::{Digest as _, Sha256, Sha384};
 
 use crate::pki::{NOW, Party, at, trusting};
 
-struct Machine {
-    root: Party,
-    key: Party,
-    is_p384: bool,
+pub(crate) struct Machine {
+    pub(crate) root: Party,
+    pub(crate) key: Party,
+    pub(crate) is_p384: bool,
 }
 
 /// What the TPM quotes.
 #[derive(Clone)]
-struct Attest {
+pub(crate) struct Attest {
     magic: u32,
     kind: u16,
     safe: u8,
     banks: Vec<(u16, Vec<u8>)>,
-    digest: Vec<u8>,
+    pub(crate) digest: Vec<u8>,
     rest: Vec<u8>,
 }
 
-fn values(bank: HashAlgorithm, pcrs: &[u32]) -> Vec<PcrValue> {
+pub(crate) fn values(bank: HashAlgorithm, pcrs: &[u32]) -> Vec<PcrValue> {
     let value = |pcr: &u32| PcrValue { pcr: *pcr, algorithm: bank, value: vec![*pcr as u8; bank.digest_length()] };
     pcrs.iter().map(value).collect()
 }
@@ -40,7 +40,7 @@ impl Attest {
     }
 
     /// `values`: of one bank, ascending.
-    fn of(values: &[PcrValue]) -> Self {
+    pub(crate) fn of(values: &[PcrValue]) -> Self {
         let mut bits = vec![0; 3];
         values.iter().for_each(|value| bits[value.pcr as usize / 8] |= 1 << (value.pcr % 8));
         let all: Vec<u8> = values.iter().flat_map(|value| value.value.clone()).collect();
@@ -97,7 +97,7 @@ impl Machine {
         [&[0, 0x18, 0, hash, 0, r.len() as u8], r.as_slice(), &[0, s.len() as u8], s.as_slice()].concat()
     }
 
-    fn quote(&self, attest: &Attest, pcrs: Vec<PcrValue>) -> TpmQuote {
+    pub(crate) fn quote(&self, attest: &Attest, pcrs: Vec<PcrValue>) -> TpmQuote {
         let message = attest.bytes();
         TpmQuote { signature: self.signature(&message), message, pcrs, certificate: self.key.der.clone(), events: Vec::new() }
     }
