@@ -30,6 +30,8 @@ pub(crate) enum CertificateRefusal {
     Name { name: String },
     #[error("alternative name {name:?} belongs to the KMS")]
     KmsName { name: String },
+    #[error("alternative name {name:?} is in none of the domains of apps")]
+    ForeignName { name: String },
     #[error("not_before must be earlier than not_after")]
     Order,
     #[error("not_after is in the past")]
@@ -40,7 +42,7 @@ impl UserFacing for CertificateRefusal {
     fn code(&self) -> &'static str {
         match self {
             Self::Text { .. } | Self::AuthorityName { .. } => "kms/certificate-subject",
-            Self::TooManyNames { .. } | Self::Name { .. } | Self::KmsName { .. } => "kms/certificate-name",
+            Self::TooManyNames { .. } | Self::Name { .. } | Self::KmsName { .. } | Self::ForeignName { .. } => "kms/certificate-name",
             Self::Order | Self::Past => "kms/certificate-validity",
         }
     }
@@ -51,6 +53,7 @@ impl UserFacing for CertificateRefusal {
             Self::TooManyNames { .. } => "ask for several certificates",
             Self::Name { .. } => "give alternative names as host names (a leading *. is allowed) or IP addresses",
             Self::KmsName { .. } => "use host names of the app",
+            Self::ForeignName { .. } => "use host names in the domains that the operator of the KMS gives to apps",
             Self::Order | Self::Past => "give times in Unix seconds, or leave them out",
         }
         .to_owned()
@@ -62,6 +65,8 @@ impl UserFacing for CertificateRefusal {
 pub(crate) struct CertificateRules {
     /// Name of this KMS, which no app may bear.
     pub(crate) kms_domain: Domain,
+    /// Domains that apps' names must be in; empty for any name.
+    pub(crate) app_domains: Vec<Domain>,
     /// Longest validity.
     pub(crate) max_seconds: u64,
 }
@@ -87,6 +92,9 @@ impl CertificateRules {
         if let Some(name) = config.subject_alt_names.iter().find(|name| !is_name(name)) {
             return Err(CertificateRefusal::Name { name: name.chars().take(300).collect() });
         }
+        if let Some(name) = config.subject_alt_names.iter().find(|name| !self.is_app_name(name)) {
+            return Err(CertificateRefusal::ForeignName { name: name.clone() });
+        }
         let profile = LeafProfile {
             org_name: config.org_name.clone(),
             common_name: config.subject.clone(),
@@ -97,6 +105,16 @@ impl CertificateRules {
             ..LeafProfile::default()
         };
         Ok((profile, self.validity(config, now, issuer_end)?))
+    }
+
+    /// An address is in no domain.
+    fn is_app_name(&self, name: &str) -> bool {
+        let host = name.strip_prefix("*.").unwrap_or(name).trim_end_matches('.').to_ascii_lowercase();
+        let within = |domain: &Domain| {
+            let domain = domain.as_str().to_ascii_lowercase();
+            host.strip_suffix(&domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        };
+        self.app_domains.is_empty() || self.app_domains.iter().any(within)
     }
 
     fn validity(&self, config: &CertConfig, now: u64, issuer_end: u64) -> Result<Validity, CertificateRefusal> {
@@ -142,7 +160,8 @@ mod tests {
     fn apply(change: impl FnOnce(&mut CertConfig)) -> Result<(LeafProfile, Validity), CertificateRefusal> {
         let mut config = CertConfig { subject: "app".into(), subject_alt_names: vec!["a.example".into()], ..CertConfig::default() };
         change(&mut config);
-        CertificateRules { kms_domain: "kms.example.com".parse().unwrap(), max_seconds: 86_400 }.apply(&config, NOW, END)
+        let kms_domain = "kms.example.com".parse().unwrap();
+        CertificateRules { kms_domain, app_domains: Vec::new(), max_seconds: 86_400 }.apply(&config, NOW, END)
     }
 
     #[test]
@@ -177,13 +196,30 @@ mod tests {
     }
 
     #[test]
+    fn names_outside_the_domains_of_apps_are_refused() {
+        let app_domains = vec!["Apps.example".parse().unwrap(), "b.example".parse().unwrap()];
+        let rules = CertificateRules { kms_domain: "kms.example.com".parse().unwrap(), app_domains, max_seconds: 86_400 };
+        let apply = |name: &str| {
+            let config = CertConfig { subject: "app".into(), subject_alt_names: vec![name.into()], ..CertConfig::default() };
+            rules.apply(&config, NOW, END)
+        };
+
+        for name in ["apps.example", "x.apps.example", "*.apps.EXAMPLE", "a.b.b.example"] {
+            assert!(apply(name).is_ok(), "{name}");
+        }
+        for name in ["xapps.example", "apps.example.org", "example", "*.example", "10.0.0.1", "::1"] {
+            assert_eq!(apply(name).unwrap_err(), CertificateRefusal::ForeignName { name: name.into() });
+        }
+    }
+
+    #[test]
     fn validity_ends_at_the_limit_and_within_the_issuers() {
         let end = |change: fn(&mut CertConfig)| apply(change).unwrap().1.not_after;
 
         assert_eq!(end(|_| ()), NOW + 86_400);
         assert_eq!(end(|c| c.not_after = Some(NOW + 10)), NOW + 10);
         assert_eq!(end(|c| c.not_after = Some(u64::MAX)), NOW + 86_400);
-        let long = CertificateRules { kms_domain: "k".parse().unwrap(), max_seconds: u64::MAX };
+        let long = CertificateRules { kms_domain: "k".parse().unwrap(), app_domains: Vec::new(), max_seconds: u64::MAX };
         assert_eq!(long.apply(&CertConfig::default(), NOW, END).unwrap().1.not_after, END);
     }
 

@@ -33,6 +33,9 @@ pub struct ConfigFile {
     /// Longest validity of a certificate made for an app, in days.
     #[serde(default = "default_certificate_days")]
     pub max_certificate_days: u32,
+    /// Domains that the alternative names of apps' certificates must be in; empty allows every name but the KMS's own.
+    #[serde(default)]
+    pub app_domains: Vec<String>,
     /// Verifications that run at a time; others wait.
     #[serde(default = "default_verifications")]
     pub max_verifications: usize,
@@ -117,6 +120,7 @@ impl UserFacing for SettingsError {
 pub struct Settings {
     pub(crate) file: ConfigFile,
     pub(crate) domain: Domain,
+    pub(crate) app_domains: Vec<Domain>,
     pub(crate) simulated_root: Option<Vec<u8>>,
 }
 
@@ -152,8 +156,10 @@ impl Settings {
         }
         let simulated_root = file.danger.simulated_root.as_ref().map(|root| read_certificate(root));
         let simulated_root = simulated_root.transpose().map_err(|reason| problems.push(format!("danger.simulated_root: {reason}"))).ok();
+        let app_domains = file.app_domains.iter().map(|name| name.parse::<Domain>()).collect::<Result<Vec<_>, _>>();
+        let app_domains = app_domains.map_err(|error| problems.push(format!("app_domains: {error}"))).unwrap_or_default();
         match (domain, simulated_root) {
-            (Some(domain), Some(simulated_root)) if problems.is_empty() => Ok(Self { file, domain, simulated_root }),
+            (Some(domain), Some(simulated_root)) if problems.is_empty() => Ok(Self { file, domain, app_domains, simulated_root }),
             _ => Err(SettingsError::Values { path: path.to_owned(), problems }),
         }
     }
@@ -196,11 +202,13 @@ mod tests {
 
     #[test]
     fn all_problems_come_at_once() {
-        let text = format!("{SMALLEST}domain = \"a_b\"\nmax_certificate_days = 0\n[danger]\nsimulated_root = \"/nonexistent\"\n");
+        let text = format!(
+            "{SMALLEST}domain = \"a_b\"\nmax_certificate_days = 0\napp_domains = [\"c_d\"]\n[danger]\nsimulated_root = \"/nonexistent\"\n"
+        );
 
         let error = parse(&text).unwrap_err().to_string();
 
-        for key in ["domain:", "max_certificate_days:", "danger.simulated_root:"] {
+        for key in ["domain:", "max_certificate_days:", "app_domains:", "danger.simulated_root:"] {
             assert!(error.contains(key), "{error}");
         }
     }

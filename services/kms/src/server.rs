@@ -131,7 +131,7 @@ impl Server {
         };
         let verification = EvidenceVerifier::new(verifier, collateral, limits);
         let max_seconds = u64::from(settings.file.max_certificate_days) * 24 * 3600;
-        let rules = CertificateRules { kms_domain: settings.domain, max_seconds };
+        let rules = CertificateRules { kms_domain: settings.domain, app_domains: settings.app_domains, max_seconds };
         let kms = Kms { store, authorizer, verification, rules, audit: Audit::new() };
         Ok(Self { kms: Arc::new(kms), listener, ready_file: settings.file.ready_file })
     }

@@ -124,6 +124,7 @@ impl Stack {
             collateral_url: self.collateral_url.clone(),
             ready_file: None,
             max_certificate_days: 90,
+            app_domains: Vec::new(),
             max_verifications: 2,
             verified_cache_entries: 16,
             danger: Danger { run_without_tee: true, simulated_root: Some(self.path("tee/root.pem")), ..Danger::default() },
