@@ -74,8 +74,8 @@ fn refuse(link: Link, fault: Fault, detail: impl std::fmt::Display) -> Refusal {
 }
 
 impl ArmCca {
-    /// Verifies a token: structure, the platform's signature by a trusted chip, that the platform vouches for the realm's key, and the realm's
-    /// signature.
+    /// Verifies a token: structure, the platform's signature by a trusted chip, that the platform vouches for the realm's key, and the
+    /// realm's signature.
     ///
     /// # Errors
     /// The first link that does not hold.
