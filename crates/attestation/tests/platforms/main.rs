@@ -1,5 +1,4 @@
 //! Nitro documents, TPM quotes, GPU reports and CCA tokens: genuine ones, and single changes of well signed ones.
-#![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "tests panic on purpose")]
 
