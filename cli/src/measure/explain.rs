@@ -125,18 +125,24 @@ fn differences(case: &Case<'_>, index: usize) -> Vec<Difference> {
         return vec![layout_difference(case, &expected, &found)];
     }
     let is_gap = index == 1 && case.prediction.gap.is_some();
-    let pairs = expected.iter().zip(&found).enumerate().filter(|(_, (expected, found))| Some(expected.digest) != **found);
     let unknown = |event: &BootEvent| is_gap && (is_acpi(event) || event.event_type == kind::EFI_HANDOFF_TABLES);
-    pairs
-        .filter(|(_, (expected, _))| !unknown(expected))
-        .map(|(position, (expected, found))| Difference {
+    let mut out: Vec<Difference> = Vec::new();
+    let mut has_acpi = false;
+    for (position, (expected, found)) in expected.iter().zip(&found).enumerate() {
+        if Some(expected.digest) == *found || unknown(expected) {
+            continue;
+        }
+        // The three ACPI files change together.
+        let is_repeated = is_acpi(expected) && std::mem::replace(&mut has_acpi, true);
+        out.push(Difference {
             position,
             event: expected.name.to_owned(),
             expected: Some(hex::encode(expected.digest)),
             found: found.map(hex::encode),
-            meaning: meaning(case, expected, found.as_ref()),
-        })
-        .collect()
+            meaning: if is_repeated { "for the same reason".to_owned() } else { meaning(case, expected, found.as_ref()) },
+        });
+    }
+    out
 }
 
 /// The log has another number of entries: the first that parts, and that it is another firmware's order.
