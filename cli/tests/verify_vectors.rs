@@ -199,7 +199,9 @@ fn truncated_and_flipped_quotes_are_refused_by_name() {
 
 #[test]
 fn bytes_that_are_no_evidence_are_refused_within_bounds() {
-    let inputs: [(&str, Vec<u8>); 8] = [
+    let event = "{\"imr\":0,\"event_type\":1,\"digest\":\"\",\"event\":\"\",\"event_payload\":\"\"},";
+    let inputs: [(&str, Vec<u8>); 9] = [
+        ("very many events", format!("{{\"quote\":\"0400020081\",\"event_log\":[{}{{}}]}}", event.repeat(150_000)).into_bytes()),
         ("nothing", Vec::new()),
         ("one byte", vec![4]),
         ("zeros", vec![0; 10 << 20]),

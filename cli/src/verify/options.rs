@@ -7,7 +7,7 @@ use std::{
 };
 
 use dstack_attestation::{Platform, TrustAnchors, Vendor};
-use dstack_event_log::Event;
+use dstack_event_log::{Event, MAX_LOG_BYTES};
 use dstack_verdict::{Challenge, ChallengeField, MAX_INPUT_BYTES, parse_certificates, parse_hex};
 use rand_core::{OsRng, RngCore as _};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -62,8 +62,11 @@ impl Given {
     ///
     /// Errors: not a log.
     pub(super) fn events(&self) -> Result<Option<Vec<Event>>, String> {
-        let parse = |bytes: &Vec<u8>| serde_json::from_slice(bytes).map_err(|error| format!("the event log is malformed: {error}"));
-        self.event_log.as_ref().map(parse).transpose()
+        let Some(bytes) = &self.event_log else { return Ok(None) };
+        if bytes.len() > MAX_LOG_BYTES {
+            return Err(format!("the event log has more than {} MiB", MAX_LOG_BYTES >> 20));
+        }
+        serde_json::from_slice(bytes).map(Some).map_err(|error| format!("the event log is malformed: {error}"))
     }
 }
 

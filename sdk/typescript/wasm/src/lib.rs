@@ -9,7 +9,7 @@
 //! Input: length of the options (4 bytes, little-endian), the options (JSON, [`Options`]), the evidence. Answer: the verdict as JSON, or
 //! `{"error":"…"}` where the question itself is wrong. Pure: the module imports nothing.
 
-mod abi;
+pub mod abi;
 mod options;
 
 pub use options::{Options, verify};
