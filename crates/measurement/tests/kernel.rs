@@ -6,40 +6,17 @@ mod qtest;
 use dstack_measurement::authenticode::{self, PeError};
 use dstack_measurement::kernel::{self, KernelError, KernelPlacement, SetupHeader};
 use dstack_measurement::{QemuVersion, VmShape, sha384};
+use dstack_testkit::boot_files::{self, BootHeader, HEADERS_LEN, PE_AT};
 use qtest::Qemu;
 
 const FW_CFG_KERNEL_SIZE: u16 = 0x08;
 const FW_CFG_KERNEL_DATA: u16 = 0x11;
 const FW_CFG_SETUP_SIZE: u16 = 0x17;
 const FW_CFG_SETUP_DATA: u16 = 0x18;
-const HEADERS_LEN: usize = 0x400;
-const PE_AT: usize = 0x40;
 const CERTIFICATE_ENTRY_AT: usize = PE_AT + 24 + 144;
 
-/// A bzImage that is a PE32+ image as well: 1 KiB of headers, one section.
 fn image(protocol: u16, xload_flags: u16, initrd_max: u32) -> Vec<u8> {
-    let mut image = vec![0_u8; HEADERS_LEN + 0x1000];
-    let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
-    put(0, b"MZ");
-    put(0x3c, &(PE_AT as u32).to_le_bytes());
-    put(PE_AT, b"PE\0\0");
-    put(PE_AT + 6, &[1, 0]);
-    put(PE_AT + 20, &[240, 0]);
-    put(PE_AT + 24, &[0x0b, 0x02]);
-    put(PE_AT + 24 + 60, &(HEADERS_LEN as u32).to_le_bytes());
-    put(PE_AT + 24 + 108, &16_u32.to_le_bytes());
-    let section = PE_AT + 24 + 240;
-    put(section, b".text");
-    put(section + 16, &0x1000_u32.to_le_bytes());
-    put(section + 20, &(HEADERS_LEN as u32).to_le_bytes());
-    put(0x1f1, &[1]);
-    put(0x202, b"HdrS");
-    put(0x206, &protocol.to_le_bytes());
-    put(0x211, &[1]);
-    put(0x22c, &initrd_max.to_le_bytes());
-    put(0x236, &xload_flags.to_le_bytes());
-    put(HEADERS_LEN, &[0x90; 64]);
-    image
+    boot_files::kernel(BootHeader { protocol, xload_flags, initrd_max })
 }
 
 fn placement(memory_size: u64, header: SetupHeader) -> KernelPlacement {
