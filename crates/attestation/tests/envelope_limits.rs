@@ -5,9 +5,12 @@ use dstack_attestation::{Envelope, EnvelopeError};
 use dstack_event_log::MAX_EVENTS;
 use serde_json::{Value, json};
 
-/// A number as SCALE writes lengths from 2^14 to 2^30.
-fn compact(number: usize) -> [u8; 4] {
-    (u32::try_from(number).unwrap() << 2 | 2).to_le_bytes()
+/// A number as SCALE writes lengths: below 2^6, or from 2^14 to 2^30.
+fn compact(number: usize) -> Vec<u8> {
+    match u8::try_from(number) {
+        Ok(small @ 0..64) => vec![small << 2],
+        _ => ((u32::try_from(number).unwrap() << 2) | 2).to_le_bytes().to_vec(),
+    }
 }
 
 /// Version 0 of TDX: no quote, so many of the shortest events, so many of the shortest runtime events, nothing else.
