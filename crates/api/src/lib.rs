@@ -8,8 +8,8 @@ pub mod json;
 mod prpc;
 pub mod supervisor;
 pub mod tee_simulator;
-pub mod verifier;
 mod user_facing;
+pub mod verifier;
 pub mod wire;
 
 pub use prpc::{Dispatch, Encoding, Payload, RpcError, Transport};

@@ -1,5 +1,5 @@
 //! What is refused is refused with code, cause and fix, and leaves no VM, file, reservation, process or permission behind.
-#![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests panic on purpose")]
 
 use std::{
     fs,

@@ -56,8 +56,8 @@ pub(crate) fn error_text(attribute: &syn::Attribute) -> Option<String> {
     let arguments = Punctuated::<Expr, Token![,]>::parse_terminated.parse2(list.tokens.clone());
     let Ok(arguments) = arguments else {
         // thiserror's own short forms, such as `.0`, are not expressions; the text comes first all the same.
-        let Some(proc_macro_text) = list.tokens.clone().into_iter().next() else { return None };
-        return syn::parse2::<syn::LitStr>(proc_macro_text.into()).ok().map(|text| fill(&text.value(), &[]));
+        let text = list.tokens.clone().into_iter().next()?;
+        return syn::parse2::<syn::LitStr>(text.into()).ok().map(|text| fill(&text.value(), &[]));
     };
     let mut arguments = arguments.iter();
     match arguments.next() {

@@ -257,7 +257,7 @@ impl Image {
         let shape = VmShape::try_from(&vm_config).unwrap();
         let acpi = acpi::tables(&shape, AcpiProfile::SOFTWARE_TEE).unwrap().digests();
         let files_of_image = ImageFiles { firmware: &firmware, kernel: &kernel, initrd: &initrd, cmdline };
-        let registers = expected_from_files(&files_of_image, &shape, &acpi).unwrap().registers;
+        let registers = expected_from_files(&files_of_image, &shape, acpi).unwrap().registers;
         let mut tar = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()));
         let sums = [("sha256sum.txt", checksums.into_bytes())];
         for (name, bytes) in files.iter().chain(&sums) {
