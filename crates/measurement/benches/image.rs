@@ -29,7 +29,7 @@ fn firmware() -> Vec<u8> {
 
 /// A bzImage with one section that holds all of it.
 fn kernel() -> Vec<u8> {
-    let mut image: Vec<u8> = (0..KERNEL_LEN).map(|index| (index * 31 >> 3) as u8).collect();
+    let mut image: Vec<u8> = (0..KERNEL_LEN).map(|index| ((index * 31) >> 3) as u8).collect();
     image[..0x1000].fill(0);
     let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
     put(0, b"MZ");
@@ -66,7 +66,7 @@ impl Files {
         let [firmware, kernel, initrd] = self.paths.each_ref().map(|path| std::fs::read(path).unwrap());
         let files = ImageFiles { firmware: &firmware, kernel: &kernel, initrd: &initrd, cmdline: CMDLINE };
         let tables = acpi::tables(shape, profile(shape)).unwrap().digests();
-        tdx::expected_from_files(&files, shape, &tables).unwrap().registers
+        tdx::expected_from_files(&files, shape, tables).unwrap().registers
     }
 
     fn openssl(&self) {
@@ -101,7 +101,9 @@ fn main() -> ExitCode {
     files.openssl();
     for _ in 0..ROUNDS {
         let before = cpu(false);
-        (0..REPEATS).for_each(|_| drop(std::hint::black_box(files.measure(&shape))));
+        for _ in 0..REPEATS {
+            std::hint::black_box(files.measure(&shape));
+        }
         ours.push((cpu(false) - before) / REPEATS);
         let before = cpu(true);
         (0..REPEATS).for_each(|_| files.openssl());
@@ -114,7 +116,7 @@ fn main() -> ExitCode {
     let cached = (0..ROUNDS).map(|_| {
         let began = Instant::now();
         let tables = acpi::tables(&shape, profile(&shape)).unwrap().digests();
-        std::hint::black_box(tdx::expected(&document, &shape, &tables).unwrap());
+        std::hint::black_box(tdx::expected(&document, &shape, tables).unwrap());
         began.elapsed()
     });
     let cached = median(cached.collect());

@@ -106,7 +106,7 @@ fn a_machine_that_carries_its_document_has_the_expected_registers() {
         let image = ImageMeasurement::from_bound_document(config.tdx_measurement.as_ref().unwrap(), config.os_image_hash.as_ref().unwrap())
             .unwrap();
 
-        let launch = tdx::expected(&image, &VmShape::try_from(&config).unwrap(), &must_acpi(machine)).unwrap();
+        let launch = tdx::expected(&image, &VmShape::try_from(&config).unwrap(), must_acpi(machine)).unwrap();
 
         assert_eq!(launch.registers.mrtd, must_digest(&machine["mrtd"]));
         for (imr, register) in registers_of(&launch).into_iter().enumerate() {
@@ -126,7 +126,7 @@ fn every_machine_logs_the_expected_firmware_events() {
         let image =
             ImageMeasurement { kernel_authenticode: rtmr1[0].1, cmdline_sha384: rtmr2[0].1, initrd_sha384: rtmr2[1].1, ..document.clone() };
 
-        let launch = tdx::expected(&image, &VmShape::try_from(&config).unwrap(), &must_acpi(&machine)).unwrap();
+        let launch = tdx::expected(&image, &VmShape::try_from(&config).unwrap(), must_acpi(&machine)).unwrap();
 
         for (imr, register) in registers_of(&launch).into_iter().enumerate() {
             let events: Vec<(u32, Digest384)> =
@@ -191,7 +191,7 @@ fn the_event_log_has_the_order_types_and_payloads_of_a_real_one() {
     let acpi = AcpiDigests { loader: digest(8), rsdp: digest(9), tables: digest(10) };
     let shape = VmShape::new(4, 8 << 30, QemuVersion::new(8, 2, 2)).unwrap();
 
-    let launch = tdx::expected(&image, &shape, &acpi).unwrap();
+    let launch = tdx::expected(&image, &shape, acpi).unwrap();
 
     assert_eq!(launch.events.len(), logged.len());
     for (index, (event, logged)) in launch.events.iter().zip(logged).enumerate() {
@@ -211,12 +211,12 @@ fn flipping_any_part_of_the_image_changes_a_register() {
     let shape = VmShape::try_from(&config).unwrap();
     let image = must_document_of(machine);
     let acpi = must_acpi(machine);
-    let good = tdx::expected(&image, &shape, &acpi).unwrap().registers;
+    let good = tdx::expected(&image, &shape, acpi).unwrap().registers;
 
     let flip = |change: fn(&mut ImageMeasurement)| {
         let mut image = image.clone();
         change(&mut image);
-        tdx::expected(&image, &shape, &acpi).unwrap().registers
+        tdx::expected(&image, &shape, acpi).unwrap().registers
     };
 
     assert_ne!(flip(|image| image.kernel_authenticode[0] ^= 1).rtmr1, good.rtmr1);
@@ -227,17 +227,17 @@ fn flipping_any_part_of_the_image_changes_a_register() {
     for part in 0..3 {
         let mut acpi = acpi;
         [&mut acpi.loader, &mut acpi.rsdp, &mut acpi.tables][part][0] ^= 1;
-        assert_ne!(tdx::expected(&image, &shape, &acpi).unwrap().registers.rtmr0, good.rtmr0);
+        assert_ne!(tdx::expected(&image, &shape, acpi).unwrap().registers.rtmr0, good.rtmr0);
     }
     let larger = VmShape { memory_size: 4 << 30, ..shape.clone() };
-    assert_ne!(tdx::expected(&image, &larger, &acpi).unwrap().registers.rtmr0, good.rtmr0);
+    assert_ne!(tdx::expected(&image, &larger, acpi).unwrap().registers.rtmr0, good.rtmr0);
 }
 
 #[test]
 fn the_document_refuses_vms_it_does_not_cover() {
     let machine = &must_machines()[0];
     let (image, acpi) = (must_document_of(machine), must_acpi(machine));
-    let launch = |memory: u64, qemu| tdx::expected(&image, &VmShape::new(1, memory, qemu).unwrap(), &acpi);
+    let launch = |memory: u64, qemu| tdx::expected(&image, &VmShape::new(1, memory, qemu).unwrap(), acpi);
     let old = QemuVersion::new(9, 2, 0);
 
     assert_eq!(launch(1 << 30, old), Err(LaunchError::UnsupportedMemory { memory_size: 1 << 30 }));

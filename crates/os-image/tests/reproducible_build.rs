@@ -5,10 +5,7 @@
 
 mod workshop;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
 use dstack_api::UserFacing as _;
 use dstack_os_image::build::{self, BuildError, BuildOptions, Flavor, GuestPrograms, LOCK_NAME, Mirrors, Progress, RECIPE_NAME};
