@@ -154,12 +154,18 @@ async fn signed(session: &KmsSession, request: SignCertRequest, key: &CertKey) -
     if ours { Ok(chain) } else { Err(KmsAttemptError::Answer { reason: "its certificate is for another key".to_owned() }) }
 }
 
+/// The last second of the year 9999. Source: RFC 5280 §4.1.2.5.
+const LAST_INSTANT: u64 = 253_402_300_799;
+
 fn check(config: &CertConfig) -> Result<(), RpcError> {
     let refuse = |cause: &str, fix: &str| Err(RpcError::new("agent/certificate-request", cause, fix));
     let now = dstack_service::clock::unix_seconds();
     let end = config.not_after.unwrap_or(now.saturating_add(Validity::TEN_YEARS));
     if config.not_before.is_some_and(|start| start >= end) {
         return refuse("not_before must be earlier than not_after", "give times in Unix seconds, or leave them out");
+    }
+    if end > LAST_INSTANT {
+        return refuse("not_after is beyond the year 9999, which no certificate can name", "give a time in Unix seconds, or leave it out");
     }
     if config.subject_alt_names.len() > MAX_NAMES {
         return refuse("more than 64 alternative names", "ask for several certificates");
