@@ -25,12 +25,21 @@ fn swap_compose(stack: &Stack, app: &App, from: &str, to: &str) {
     assert_eq!(database.execute(update, params![app.vm_id, configuration.encode_to_vec()]).unwrap(), 1);
 }
 
+/// What the stack holds once the stopped VM's last process, the carrier of its vsock, has ended too.
+fn at_rest(stack: &Stack, app: &App) -> Holdings {
+    let rests = |holdings: &Holdings| {
+        let mut running = holdings.processes.iter().chain(&holdings.supervised);
+        !running.any(|name| name.contains(&app.vm_id)) && !holdings.sockets.iter().any(|path| path.ends_with("vsock.sock_10000"))
+    };
+    eventually("the end of the VM's processes", Duration::from_secs(30), || Some(Holdings::of(stack)).filter(rests))
+}
+
 /// The guest's one line about its failed boot, once it has powered itself off and nothing of the run is left.
 fn settled(stack: &Stack, app: &App, stopped: &Holdings) -> String {
     let info = || stack.dstack(&["info", &app.name, "--json"]).must_succeed().json();
     let ended = |info: &serde_json::Value| matches!(info["status"].as_str(), Some("exited" | "stopped"));
     let info = eventually("the end of a failed boot", Duration::from_secs(180), || Some(info()).filter(ended));
-    let left = Holdings::of(stack);
+    let left = at_rest(stack, app);
     assert_eq!((&left.processes, &left.supervised, &left.sockets), (&stopped.processes, &stopped.supervised, &stopped.sockets));
     assert_eq!(left.files, stopped.files);
     info["boot_error"].as_str().unwrap().to_owned()
@@ -38,7 +47,7 @@ fn settled(stack: &Stack, app: &App, stopped: &Holdings) -> String {
 
 /// Starts, and alters the host's share before the guest has read it.
 fn failure_of_a_start(stack: &Stack, app: &App, tamper: impl FnOnce(&Path)) -> String {
-    let stopped = Holdings::of(stack);
+    let stopped = at_rest(stack, app);
     let _started = stack.dstack(&["start", &app.name, "--no-wait"]).must_succeed();
     tamper(&stack.home().join("vmm/vm").join(&app.vm_id).join("shared.img"));
     settled(stack, app, &stopped)
@@ -73,7 +82,7 @@ fn failures_name_phase_code_and_fix_and_the_disk_survives_them() {
 
     // Another document, launched as what it is: the KMS refuses it.
     swap_compose(&stack, &app, "hello-app:1", "hello-app:2");
-    let stopped = Holdings::of(&stack);
+    let stopped = at_rest(&stack, &app);
     let waited = stack.dstack(&["start", &app.name]).must_fail_with("guest/kms-refused");
     waited.must_say("compose-hash-not-allowed", "compose_hashes");
     let refused = settled(&stack, &app, &stopped);
