@@ -51,10 +51,11 @@ fn kernel() -> Vec<u8> {
 /// CPU time of this process, or of its finished children.
 fn cpu(of_children: bool) -> Duration {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
-    let fields: Vec<u64> = stat.rsplit(')').next().unwrap().split_whitespace().filter_map(|field| field.parse().ok()).collect();
-    // After the state letter the numbers start with the parent; user and system time are the 11th and 12th, those of children follow.
-    let at = if of_children { 12 } else { 10 };
-    Duration::from_millis((fields[at] + fields[at + 1]) * 10)
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    // After the state letter and the parent; user and system time are the 12th and 13th, those of children follow.
+    let at = if of_children { 13 } else { 11 };
+    let ticks: u64 = fields[at..at + 2].iter().map(|field| field.parse::<u64>().unwrap()).sum();
+    Duration::from_millis(ticks * 10)
 }
 
 struct Files {

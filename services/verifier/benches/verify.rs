@@ -64,7 +64,8 @@ impl Program {
         let began = Instant::now();
         let answer = self.client.request(http::Method::POST, "/verify", http::HeaderMap::new(), request.into()).await.unwrap();
         let elapsed = began.elapsed();
-        assert!(answer.body.windows(15).any(|window| window == b"\"is_valid\":true,"), "{}", String::from_utf8_lossy(&answer.body));
+        let text = String::from_utf8_lossy(&answer.body);
+        assert!(text.contains("\"is_valid\":true,"), "{text}");
         elapsed
     }
 }
