@@ -13,7 +13,8 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fs,
+    io::{self, Write as _},
     os::unix::fs::symlink,
     path::{Path, PathBuf},
 };
@@ -92,10 +93,9 @@ impl ImageStore {
         for diff_id in &image.diff_ids {
             let id = chain.as_ref().map_or(*diff_id, |parent| Digest32::of(format!("sha256:{parent} sha256:{diff_id}").as_bytes()));
             let entry = format!("image/overlay2/layerdb/sha256/{id}");
-            // A layer that was pulled has a cache id of its own and its files on the disk.
-            let cache = match fs::read_to_string(self.root.join(&entry).join("cache-id")) {
-                Ok(cache) if cache != id.to_string() => cache,
-                _ => self.enter_layer(image, diff_id, &id, &below)?,
+            let cache = match self.pulled(&entry, &id) {
+                Some(cache) => cache,
+                None => self.enter_layer(image, diff_id, &id, &below)?,
             };
             let parent = chain.map(|parent| format!("sha256:{parent}"));
             if let Some(parent) = &parent {
@@ -110,6 +110,13 @@ impl ImageStore {
             chain = Some(id);
         }
         Ok(())
+    }
+
+    /// The cache id of a layer that was pulled: one of its own, with its files on the disk. What a power cut left of an entry is not one.
+    fn pulled(&self, entry: &str, id: &Digest32) -> Option<String> {
+        let cache = fs::read_to_string(self.root.join(entry).join("cache-id")).ok()?;
+        let is_whole = || fs::read(self.root.join("overlay2").join(&cache).join("link")).is_ok_and(|link| !link.is_empty());
+        (!cache.is_empty() && cache != id.to_string() && is_whole()).then_some(cache)
     }
 
     /// Makes the driver's entry of a layer and returns its cache id, which is the chain id.
@@ -147,7 +154,13 @@ impl ImageStore {
             }
             known.insert(format!("{repository}@sha256:{}", image.manifest), id);
         }
-        self.write(FILE, &serde_json::to_vec(&names).unwrap_or_default())
+        // The one file here that also holds what others wrote: on the disk before it takes the old one's place.
+        let bytes = serde_json::to_vec(&names).unwrap_or_default();
+        let new = path.with_extension("new");
+        fs::File::create(&new)
+            .and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_all()))
+            .and_then(|()| fs::rename(&new, &path))
+            .map_err(|source| StoreError::Io { operation: "write", path, source })
     }
 
     fn read(&self, path: &Path) -> Result<Vec<u8>, StoreError> {
@@ -282,6 +295,22 @@ mod tests {
         let chain = Digest32::of(format!("sha256:{base} sha256:{}", Digest32::of(b"top")).as_bytes());
         assert_eq!(text(data.path(), &format!("overlay2/{chain}/lower")), "l/ABC");
         assert!(!data.path().join(format!("overlay2/{base}")).exists());
+    }
+
+    #[test]
+    fn what_a_power_cut_left_of_an_entry_is_made_again() {
+        for left in ["", "gone"] {
+            let (volume, data) = (must_volume(&["base"]), tempfile::tempdir().unwrap());
+            let base = Digest32::of(b"base");
+            let entry = data.path().join(format!("image/overlay2/layerdb/sha256/{base}"));
+            fs::create_dir_all(&entry).unwrap();
+            fs::write(entry.join("cache-id"), left).unwrap();
+
+            ImageStore::new(data.path()).enter(&must_images(&volume, "hello:1")).unwrap();
+
+            assert_eq!(text(&entry, "cache-id"), base.to_string());
+            assert_eq!(text(data.path(), &format!("overlay2/{base}/diff/file")), "base");
+        }
     }
 
     #[test]
