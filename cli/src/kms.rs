@@ -65,7 +65,7 @@ impl Kms {
     /// Errors: not reachable, or a signature that is not this KMS's.
     pub(crate) async fn env_key(&self, app_id: &AppId) -> Outcome<EnvPublicKey> {
         let meta = self.meta().await?;
-        let request = WireAppId { app_id: app_id.as_bytes().to_vec() };
+        let request = WireAppId { app_id: app_id.as_bytes().to_vec(), ..WireAppId::default() };
         let answer = self.client.get_app_env_encrypt_pub_key(&request).await.map_err(|error| self.explain(error))?;
         let refuse = |what: String| {
             Failure::new(

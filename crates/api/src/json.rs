@@ -6,6 +6,11 @@ fn decode<E: serde::de::Error>(text: &str) -> Result<Vec<u8>, E> {
     hex::decode(text.strip_prefix("0x").unwrap_or(text)).map_err(E::custom)
 }
 
+/// Whether a field has its default and can be left out.
+pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 /// A `bytes` field as one hex string.
 pub mod hex_bytes {
     use super::{Deserialize as _, Deserializer, decode};

@@ -2,7 +2,8 @@
 //!
 //! Control, on a Unix socket of the host: `PUT /td/<vm_id>` ([`LaunchTd`]) → [`TdState`], `DELETE /td/<vm_id>`,
 //! `GET /td/<vm_id>` → [`TdState`]. Device, one listener per TD (vsock port [`DEVICE_PORT`] seen from the guest):
-//! `GET /td` → [`TdState`], `POST /extend` ([`Extend`]) → [`TdState`], `POST /quote` ([`QuoteRequest`]) → [`QuoteAnswer`].
+//! `GET /td` → [`TdState`], `POST /extend` ([`Extend`]) → [`TdState`], `POST /quote` ([`QuoteRequest`]) → [`QuoteAnswer`],
+//! `POST /sealing-key` ([`SealingKeyRequest`]) → [`SealingKeyAnswer`].
 //! Errors are HTTP 400 with an [`RpcError`](crate::RpcError).
 
 use serde::{Deserialize, Serialize};
@@ -61,6 +62,22 @@ pub struct QuoteRequest {
     /// 64 bytes, hex.
     #[serde(with = "crate::json::hex_bytes")]
     pub report_data: Vec<u8>,
+}
+
+/// Asks for a key that only a TD with the same launch registers and MRCONFIGID gets again from this software TEE.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SealingKeyRequest {
+    /// What the key is for; another label gives another key.
+    pub label: String,
+}
+
+/// The key. Worth what the software TEE's files are worth.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealingKeyAnswer {
+    /// 32 bytes, hex.
+    #[serde(with = "crate::json::hex_bytes")]
+    pub key: Vec<u8>,
 }
 
 /// A TDX quote, version 4.

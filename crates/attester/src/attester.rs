@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use dstack_attestation::{Attestation, ReportData};
 use dstack_event_log::{Event, EventVersion, RuntimeEvent};
 
-use crate::{AttesterError, RuntimeLog, TdxDevice, TdxPaths, TeeDevice};
+use crate::{AttesterError, RuntimeLog, SealingKey, TdxDevice, TdxPaths, TeeDevice};
 
 const MAX_NAME_BYTES: usize = 256;
 const MAX_PAYLOAD_BYTES: usize = 64 << 10;
@@ -87,6 +87,13 @@ impl Attester {
     #[must_use]
     pub fn device_name(&self) -> &'static str {
         self.device.name()
+    }
+
+    /// A key that only the same measured system gets again on this machine, for `label`.
+    ///
+    /// Errors: the device has none, as TDX.
+    pub fn sealing_key(&self, label: &str) -> Result<SealingKey, AttesterError> {
+        self.device.sealing_key(label)
     }
 
     /// Measures a runtime event into RTMR3 and logs it.

@@ -3,7 +3,12 @@
 use dstack_attestation::ReportData;
 use dstack_event_log::{Digest384, Event};
 
+use zeroize::Zeroizing;
+
 use crate::AttesterError;
+
+/// 32 secret bytes; whoever takes them erases them.
+pub type SealingKey = Zeroizing<[u8; 32]>;
 
 /// A TD's own view of its TEE. Calls block.
 pub trait TeeDevice: Send + Sync {
@@ -15,6 +20,11 @@ pub trait TeeDevice: Send + Sync {
 
     /// Present value of RTMR3.
     fn rtmr3(&self) -> Result<Digest384, AttesterError>;
+
+    /// A key that only the same measured system gets again on this machine, for `label`. TDX has none.
+    fn sealing_key(&self, _label: &str) -> Result<SealingKey, AttesterError> {
+        Err(AttesterError::NoSealingKey { device: self.name() })
+    }
 
     /// RTMR3 becomes `SHA-384(RTMR3 || digest)`.
     fn extend_rtmr3(&self, digest: &Digest384) -> Result<(), AttesterError>;

@@ -17,6 +17,12 @@ pub enum AttesterError {
         /// Its device file.
         device: PathBuf,
     },
+    /// A TEE whose hardware keeps no key for its guests.
+    #[error("the TEE device {device} gives no sealing key")]
+    NoSealingKey {
+        /// Its name.
+        device: &'static str,
+    },
     /// A device file.
     #[error("{operation} {}", path.display())]
     Device {
@@ -82,6 +88,7 @@ impl UserFacing for AttesterError {
         match self {
             Self::NoTee => "attester/no-tee",
             Self::NotImplemented { .. } => "attester/not-implemented",
+            Self::NoSealingKey { .. } => "attester/no-sealing-key",
             Self::Device { .. } | Self::Answer { .. } => "attester/device",
             Self::Simulated { .. } => "attester/software-tee",
             Self::Log { .. } | Self::LogMalformed { .. } | Self::LogOutOfStep { .. } => "attester/runtime-log",
@@ -93,6 +100,7 @@ impl UserFacing for AttesterError {
         match self {
             Self::NoTee => "start the VM as a TD, or use a development image under the software TEE",
             Self::NotImplemented { .. } => "use a TDX machine",
+            Self::NoSealingKey { .. } => "take the sealing key from a local key provider",
             Self::Device { .. } | Self::Answer { .. } => {
                 "check the kernel (6.16 or later with TDX guest support) and the host's quoting service"
             }

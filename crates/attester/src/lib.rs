@@ -16,7 +16,7 @@ mod simulated;
 mod tdx;
 
 pub use attester::{Attester, Options, Quoted};
-pub use device::TeeDevice;
+pub use device::{SealingKey, TeeDevice};
 pub use error::AttesterError;
 pub use runtime_log::RuntimeLog;
 #[cfg(feature = "simulated")]

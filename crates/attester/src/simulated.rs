@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use dstack_api::tee_simulator::{Extend, QuoteAnswer, QuoteRequest, TdState};
+use dstack_api::tee_simulator::{Extend, QuoteAnswer, QuoteRequest, SealingKeyAnswer, SealingKeyRequest, TdState};
 use dstack_attestation::ReportData;
 use dstack_event_log::{Digest384, Event};
 use dstack_rpc::{Client, Endpoint};
 use http::{HeaderMap, HeaderValue, Method, header};
 use serde::{Serialize, de::DeserializeOwned};
+use zeroize::Zeroizing;
 
-use crate::{AttesterError, TeeDevice};
+use crate::{AttesterError, SealingKey, TeeDevice};
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -66,6 +67,14 @@ impl TeeDevice for SimulatedDevice {
     fn quote(&self, report_data: &ReportData) -> Result<Vec<u8>, AttesterError> {
         let request = QuoteRequest { report_data: report_data.to_vec() };
         self.call::<QuoteAnswer>(Method::POST, "/quote", Some(&request)).map(|answer| answer.quote)
+    }
+
+    fn sealing_key(&self, label: &str) -> Result<SealingKey, AttesterError> {
+        let request = SealingKeyRequest { label: label.to_owned() };
+        let answer = self.call::<SealingKeyAnswer>(Method::POST, "/sealing-key", Some(&request))?;
+        let bytes = Zeroizing::new(answer.key);
+        let key = <[u8; 32]>::try_from(bytes.as_slice()).map(Zeroizing::new);
+        key.map_err(|_| AttesterError::Answer { what: "no sealing key of 32 bytes".into() })
     }
 
     fn rtmr3(&self) -> Result<Digest384, AttesterError> {

@@ -226,3 +226,60 @@ fn worked_example_of_the_specification() {
         assert!(spec.lines().any(|line| line == format!("{name:<26}{value}")), "SPEC.md lacks: {name:<26}{value}");
     }
 }
+
+/// `testdata/separated.json`: computed without this crate.
+#[test]
+fn separated_keys_match_an_independent_computation() {
+    let vectors = must_load("separated.json");
+    for v in vectors["keys"].as_array().unwrap() {
+        let instance = bytes(v, "instance_id");
+        let instance = if instance.is_empty() { InstanceId::NONE } else { InstanceId::try_from(instance.as_slice()).unwrap() };
+        let epoch = v["epoch"].as_u64().unwrap().try_into().unwrap();
+
+        let keys = SeparatedKeys::derive(&secret(v, "seed"), epoch, &app_id(v), &instance).unwrap();
+
+        assert_eq!(keys.disk_crypt_key, secret(v, "disk"));
+        assert_eq!(keys.env_crypt_key.secret(), &secret(v, "environment"));
+        assert_eq!(keys.k256_key.scalar(), secret(v, "application"));
+    }
+    let first = &vectors["first_epoch"];
+    let root = P256Key::from_scalar(&secret(first, "root")).unwrap();
+    assert_eq!(Epochs::first(&root).all()[0].seed, secret(first, "seed"));
+}
+
+#[test]
+fn each_part_of_a_label_separates() {
+    let (app, other_app) = (AppId::new([5; 20]), AppId::new([6; 20]));
+    let (one, two) = (InstanceId::derive(&[1; 20], &app), InstanceId::derive(&[2; 20], &app));
+    let base = KeyLabel { algorithm: KeyAlgorithm::Symmetric, purpose: "disk", epoch: 1, app_id: &app, instance_id: &one };
+    let seed = Secret::new([3; 32]);
+    let others = [
+        KeyLabel { algorithm: KeyAlgorithm::Ed25519, ..base },
+        KeyLabel { purpose: "disk2", ..base },
+        KeyLabel { epoch: 2, ..base },
+        KeyLabel { app_id: &other_app, ..base },
+        KeyLabel { instance_id: &two, ..base },
+        KeyLabel { instance_id: &InstanceId::NONE, ..base },
+    ];
+    for other in others {
+        assert_ne!(base.key(&seed), other.key(&seed), "{other:?}");
+    }
+    assert_ne!(base.key(&seed), base.key(&Secret::new([4; 32])));
+}
+
+#[test]
+fn a_separated_signature_holds_for_its_epoch_app_and_instance_only() {
+    let kms = K256Key::from_scalar(&Secret::new([7; 32])).unwrap();
+    let app = AppId::new([5; 20]);
+    let instance = InstanceId::derive(&[1; 20], &app);
+    let public_key = [2; 33];
+    let signature = kms.sign_digest(&separated_app_key_digest(1, &app, &instance, &public_key)).unwrap();
+    let holds = |digest: [u8; 32]| is_signed_by(&digest, &signature, &kms.public_key());
+
+    assert!(holds(separated_app_key_digest(1, &app, &instance, &public_key)));
+    assert!(!holds(separated_app_key_digest(2, &app, &instance, &public_key)));
+    assert!(!holds(separated_app_key_digest(1, &AppId::new([6; 20]), &instance, &public_key)));
+    assert!(!holds(separated_app_key_digest(1, &app, &InstanceId::NONE, &public_key)));
+    assert!(!holds(separated_app_key_digest(1, &app, &instance, &[3; 33])));
+    assert_ne!(separated_env_key_digest(1, &app, &instance, 5, &[1; 32]), separated_env_key_digest(1, &app, &instance, 6, &[1; 32]));
+}

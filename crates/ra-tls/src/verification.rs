@@ -10,7 +10,7 @@ use std::{
 };
 
 use dstack_api::UserFacing;
-use dstack_attestation::{Evidence, ReportData, VerifiedEvidence, Verifier, VerifyError};
+use dstack_attestation::{Attestation, Evidence, ReportData, VerifiedEvidence, Verifier, VerifyError};
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -164,6 +164,14 @@ impl EvidenceVerifier {
             content: [b"request", &encoded, vm_config.as_bytes()],
             not_after: None,
         };
+        self.verify(case, now).await
+    }
+
+    /// Verifies an attestation envelope that came without certificate, and that its report data is `report_data`.
+    pub async fn of_envelope(&self, envelope: &[u8], report_data: &ReportData, now: u64) -> Result<Arc<VerifiedEvidence>, Refusal> {
+        let evidence = Attestation::decode(envelope).map_err(|error| CertificateError::Evidence { reason: error.to_string() })?;
+        let evidence = Evidence::from(evidence);
+        let case = Case { evidence, expected: Some(*report_data), content: [b"envelope", envelope, report_data], not_after: None };
         self.verify(case, now).await
     }
 

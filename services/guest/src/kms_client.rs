@@ -270,7 +270,7 @@ impl KmsSession {
     ///
     /// Errors: the KMS refuses, or its root is another than the connection's.
     pub async fn app_keys(&self, vm_config: String) -> Result<AppKeyResponse, KmsAttemptError> {
-        let response = self.client.get_app_key(&GetAppKeyRequest { api_version: 1, vm_config }).await.map_err(KmsAttemptError::Call)?;
+        let response = self.client.get_app_key(&GetAppKeyRequest { api_version: 1, vm_config, ..GetAppKeyRequest::default() }).await.map_err(KmsAttemptError::Call)?;
         let answer = |reason: &str| KmsAttemptError::Answer { reason: reason.to_owned() };
         let root = CertificateDer::from_pem_slice(response.ca_cert.as_bytes()).map_err(|_| answer("its root is not a certificate"))?;
         let spki = dstack_ra_tls::RaTlsCertificate::parse(&root).map_err(|error| answer(&error.to_string()))?.spki_der().to_vec();

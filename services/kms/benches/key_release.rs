@@ -33,7 +33,7 @@ fn clients(stack: &Stack, kms: &Program, temp: &GetTempCaCertResponse) -> Vec<Km
 }
 
 async fn measure(kms: &Program, calls: &[&KmsClient<Client>]) -> (Duration, Duration) {
-    let request = GetAppKeyRequest { api_version: 1, vm_config: String::new() };
+    let request = GetAppKeyRequest { api_version: 1, ..GetAppKeyRequest::default() };
     let (cpu, started) = (kms.cpu(), Instant::now());
     for client in calls {
         client.get_app_key(&request).await.unwrap();

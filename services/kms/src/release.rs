@@ -34,6 +34,7 @@ pub(crate) fn release_keys(store: &KeyStore, boot: &AuthorizedBoot) -> Result<Ap
         tproxy_app_id: gateway_app_id.clone(),
         gateway_app_id,
         os_image_hash: boot.os_image_hash().as_bytes().to_vec(),
+        epoch_keys: Vec::new(),
     })
 }
 
@@ -45,6 +46,7 @@ pub(crate) fn env_public_key(store: &KeyStore, app_id: &AppId, now: u64) -> Resu
         signature: store.keys.sign_env_key(app_id, &public_key)?.to_vec(),
         timestamp: now,
         signature_v1: store.keys.sign_env_key_v1(app_id, now, &public_key)?.to_vec(),
+        epoch: 0,
     })
 }
 

@@ -13,7 +13,7 @@ use testbed::{Guest, Kms, Stack, der_of, os_image_hash};
 
 async fn get_app_key(kms: &Kms, guest: &Guest) -> Result<AppKeyResponse, RpcError> {
     let client = kms.connect(guest).await;
-    client.get_app_key(&GetAppKeyRequest { api_version: 1, vm_config: guest.vm_config_text() }).await
+    client.get_app_key(&GetAppKeyRequest { api_version: 1, vm_config: guest.vm_config_text(), ..GetAppKeyRequest::default() }).await
 }
 
 async fn refused(kms: &Kms, guest: &Guest) -> RpcError {
@@ -45,7 +45,7 @@ async fn the_configuration_inside_the_certificate_suffices() {
     let kms = stack.kms().await;
     let client = kms.connect(&stack.guest(1)).await;
 
-    assert!(client.get_app_key(&GetAppKeyRequest { api_version: 0, vm_config: String::new() }).await.is_ok());
+    assert!(client.get_app_key(&GetAppKeyRequest::default()).await.is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -99,7 +99,7 @@ async fn the_policy_is_followed_while_the_service_runs() {
     let stack = Stack::start().await;
     let kms = stack.kms().await;
     let client = kms.connect(&stack.guest(2)).await;
-    let request = GetAppKeyRequest { api_version: 1, vm_config: String::new() };
+    let request = GetAppKeyRequest { api_version: 1, ..GetAppKeyRequest::default() };
     assert_eq!(client.get_app_key(&request).await.unwrap_err().code, "kms/app-not-allowed");
 
     stack.allow(&[&Guest::new(1), &Guest::new(2)]);

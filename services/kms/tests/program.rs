@@ -14,7 +14,7 @@ use testbed::{
 async fn every_release_and_refusal_is_logged_and_no_secret_is() {
     let stack = Stack::start().await;
     let kms = Program::start(&stack);
-    let request = GetAppKeyRequest { api_version: 1, vm_config: String::new() };
+    let request = GetAppKeyRequest { api_version: 1, ..GetAppKeyRequest::default() };
     let allowed = stack.guest(1);
     let mut denied = stack.guest(1);
     denied.compose_hash = ComposeHash::new([9; 32]);

@@ -70,9 +70,9 @@ async fn what_is_sealed_to_the_published_key_opens_with_the_released_key() {
     let guest = stack.guest(1);
     let anonymous = KmsClient(kms.anonymous());
     let root = anonymous.get_meta(&Empty {}).await.unwrap().k256_pubkey.try_into().unwrap();
-    let request = AppIdMessage { app_id: guest.app_id.as_bytes().to_vec() };
+    let request = AppIdMessage { app_id: guest.app_id.as_bytes().to_vec(), ..AppIdMessage::default() };
 
-    let PublicKeyResponse { public_key, signature, timestamp, signature_v1 } =
+    let PublicKeyResponse { public_key, signature, timestamp, signature_v1, epoch: _ } =
         anonymous.get_app_env_encrypt_pub_key(&request).await.unwrap();
 
     let public_key: [u8; 32] = public_key.try_into().unwrap();
@@ -89,7 +89,7 @@ async fn an_app_id_has_twenty_bytes() {
     let stack = Stack::start().await;
     let kms = stack.kms().await;
     for length in [0, 19, 21, 32] {
-        let request = AppIdMessage { app_id: vec![1; length] };
+        let request = AppIdMessage { app_id: vec![1; length], ..AppIdMessage::default() };
 
         let error = KmsClient(kms.anonymous()).get_app_env_encrypt_pub_key(&request).await.unwrap_err();
 

@@ -8,7 +8,7 @@ use axum::{
     response::Response,
     routing::{get, post},
 };
-use dstack_api::tee_simulator::{Extend, QuoteAnswer, QuoteRequest};
+use dstack_api::tee_simulator::{Extend, QuoteAnswer, QuoteRequest, SealingKeyAnswer, SealingKeyRequest};
 use dstack_rpc::{Caller, Peer, error_response};
 
 use crate::{QuoteBody, QuotingEnclave, SimulatorError, TdRecord, TdStore, Vendor};
@@ -29,12 +29,18 @@ struct Device {
     whose: Whose,
 }
 
+/// What the TD `vm_id` of `store` finds; for tests that have no image to boot.
+pub fn device_of(store: Arc<TdStore>, vendor: Arc<Vendor>, vm_id: &str) -> Router {
+    router(store, vendor, Whose::Td(vm_id.to_owned()))
+}
+
 pub(crate) fn router(store: Arc<TdStore>, vendor: Arc<Vendor>, whose: Whose) -> Router {
-    Router::new().route("/td", get(state)).route("/extend", post(extend)).route("/quote", post(quote)).with_state(Device {
-        store,
-        vendor,
-        whose,
-    })
+    Router::new()
+        .route("/td", get(state))
+        .route("/extend", post(extend))
+        .route("/quote", post(quote))
+        .route("/sealing-key", post(sealing_key))
+        .with_state(Device { store, vendor, whose })
 }
 
 impl Device {
@@ -76,6 +82,14 @@ async fn quote(State(device): State<Device>, caller: Caller, Json(request): Json
         Ok(QuoteAnswer { quote: QuotingEnclave::new(&device.vendor).quote(&body) })
     };
     reply(quoted.await.map(Json))
+}
+
+async fn sealing_key(State(device): State<Device>, caller: Caller, Json(request): Json<SealingKeyRequest>) -> Response {
+    let derived = device.record(&caller).await.map(|record| {
+        let key = device.vendor.sealing_key(&record.registers, &record.mr_config_id(), &request.label);
+        Json(SealingKeyAnswer { key: key.to_vec() })
+    });
+    reply(derived)
 }
 
 pub(crate) fn reply<T: axum::response::IntoResponse>(result: Result<T, SimulatorError>) -> Response {

@@ -26,6 +26,7 @@ mod vendor;
 pub use collateral::{CollateralSet, SignedDocument};
 pub use config::Config;
 pub use daemon::{Daemon, DaemonAddresses};
+pub use device::device_of;
 pub use error::SimulatorError;
 pub use quote::{QuoteBody, QuotingEnclave};
 pub use td::{Registers, TdRecord, TdStore};

@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path};
 
+use hkdf::Hkdf;
 use p256::{
     SecretKey,
     ecdsa::{Signature, SigningKey, signature::Signer as _},
@@ -13,10 +14,11 @@ use rcgen::{
     KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, RevocationReason, RevokedCertParams, SerialNumber,
 };
 use serde::{Deserialize, Serialize};
+use sha2::Sha256;
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
-use crate::der;
+use crate::{der, td::Registers};
 
 /// Platform model of the made-up machine.
 pub(crate) const FMSPC: [u8; 6] = [0xd5, 0x7a, 0xc0, 0x00, 0x00, 0x00];
@@ -160,6 +162,18 @@ impl Vendor {
             attestation_key: signing_key(&stored.attestation_key_pem, "quoting enclave")?,
             stored,
         })
+    }
+
+    /// A key for a TD with these launch registers and MRCONFIGID. RTMR3 does not count: it grows while the TD runs.
+    #[must_use]
+    pub(crate) fn sealing_key(&self, registers: &Registers, mr_config_id: &[u8; 48], label: &str) -> [u8; 32] {
+        let [rtmr0, rtmr1, rtmr2, _] = &registers.rtmr;
+        let secret = self.stored.pck.key_pem.as_bytes();
+        let hkdf = Hkdf::<Sha256>::new(Some(b"dstack software TEE: sealing key v1"), secret);
+        let mut key = [0; 32];
+        let expanded = hkdf.expand_multi_info(&[&registers.mrtd, rtmr0, rtmr1, rtmr2, mr_config_id, label.as_bytes()], &mut key);
+        assert!(expanded.is_ok(), "32 bytes are within HKDF's limit");
+        key
     }
 
     /// The root, PEM: what verifiers put under `[danger]`.

@@ -124,8 +124,8 @@ impl VmmRpc for Api {
     }
 
     async fn get_app_env_encrypt_pub_key(&self, _: Caller, AppId { app_id }: AppId) -> Result<PublicKeyResponse, RpcError> {
-        let answer = self.kms()?.get_app_env_encrypt_pub_key(&dstack_api::kms::AppId { app_id }).await?;
-        let dstack_api::kms::PublicKeyResponse { public_key, signature, timestamp, signature_v1 } = answer;
+        let answer = self.kms()?.get_app_env_encrypt_pub_key(&dstack_api::kms::AppId { app_id, ..Default::default() }).await?;
+        let dstack_api::kms::PublicKeyResponse { public_key, signature, timestamp, signature_v1, epoch: _ } = answer;
         Ok(PublicKeyResponse { public_key, signature, timestamp, signature_v1 })
     }
 
