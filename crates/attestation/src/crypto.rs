@@ -11,6 +11,18 @@ pub(crate) type Backend = dcap_qvl::configs::DefaultConfig;
 #[cfg(feature = "aws-lc")]
 pub(crate) type Backend = aws_lc::AwsLcConfig;
 
+/// ECDSA on P-256 with SHA-256: every signature of Intel's structures.
+#[cfg(all(feature = "aws-lc", not(feature = "remember-signatures")))]
+pub static P256_SHA256: &dyn rustls_pki_types::SignatureVerificationAlgorithm = webpki::aws_lc_rs::ECDSA_P256_SHA256;
+
+/// ECDSA on P-256 with SHA-256: every signature of Intel's structures. What held once is not computed again.
+#[cfg(feature = "remember-signatures")]
+pub static P256_SHA256: &dyn rustls_pki_types::SignatureVerificationAlgorithm = &REMEMBERED;
+
+#[cfg(feature = "remember-signatures")]
+static REMEMBERED: crate::remembered_signatures::RememberedSignatures =
+    crate::remembered_signatures::RememberedSignatures::new(webpki::aws_lc_rs::ECDSA_P256_SHA256);
+
 #[cfg(feature = "aws-lc")]
 mod aws_lc {
     use dcap_qvl::{
@@ -33,7 +45,7 @@ mod aws_lc {
 
     impl CryptoProvider for AwsLc {
         fn sig_algo() -> &'static dyn SignatureVerificationAlgorithm {
-            webpki::aws_lc_rs::ECDSA_P256_SHA256
+            super::P256_SHA256
         }
 
         fn sha256(data: &[u8]) -> [u8; 32] {

@@ -32,6 +32,9 @@ mod policy;
 mod policy_document;
 mod public_key;
 mod quote;
+mod remembered_reference;
+#[cfg(feature = "remember-signatures")]
+mod remembered_signatures;
 mod report_data;
 mod revocation;
 pub mod sev_snp;
@@ -46,6 +49,8 @@ pub use cbor::CborError;
 pub use checks::{Check, CheckOutcome, CheckReport};
 pub use cloud_image::{CloudImageError, aws_boot_pcr_digest, gcp_uki_authenticode};
 pub use collateral::{CollateralError, Endorsements, QuoteCollateral};
+#[cfg(feature = "aws-lc")]
+pub use crypto::P256_SHA256;
 pub use envelope::{Attestation, Envelope, EnvelopeError, MAX_ENVELOPE_BYTES, PlatformEvidence};
 pub use error::{Reason, TdAttributeFault, VerifyError};
 pub use evidence::{Evidence, EvidenceError};
@@ -55,6 +60,7 @@ pub use platform::{Context, Fact, Fault, Link, NotChecked, Passed, Platform, Pla
 pub use policy::{DebugRule, ImageRule, ModuleRule, Policy, TcbStatus};
 pub use policy_document::{PolicyError, PolicyProblem};
 pub use quote::{EnclaveFields, PckIssuer, QuoteError, TdFields, UnverifiedQuote, UnverifiedSgxQuote};
+pub use remembered_reference::RememberedReference;
 pub use report_data::{ContentType, ReportData, report_data};
 pub use sgx::SgxVerifier;
 pub use tdx::TdxVerifier;

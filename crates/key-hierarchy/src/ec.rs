@@ -2,8 +2,8 @@
 
 use std::fmt;
 
+use aws_lc_rs::agreement::{self, ECDH_P256};
 use k256::ecdsa::SigningKey;
-use p256::{elliptic_curve::sec1::ToEncodedPoint as _, pkcs8::EncodePublicKey as _};
 use rand_core::CryptoRngCore;
 use zeroize::Zeroizing;
 
@@ -27,6 +27,11 @@ const PKCS8_HEAD: [u8; 36] = [
 ];
 /// Between scalar and uncompressed point: `[1] BIT STRING`.
 const PKCS8_MIDDLE: [u8; 5] = [0xa1, 0x44, 0x03, 0x42, 0x00];
+/// SubjectPublicKeyInfo of a P-256 key up to the point.
+const SPKI_HEAD: [u8; 26] = [
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01,
+    0x07, 0x03, 0x42, 0x00,
+];
 
 /// A P-256 private key: certificate authorities and the root of the derivation tree.
 pub struct P256Key(p256::SecretKey);
@@ -60,14 +65,15 @@ impl P256Key {
     }
 
     /// The one PKCS#8 DER form that enters derivations, with the public key and without parameters inside; 138 bytes.
-    #[must_use]
-    pub fn to_pkcs8_der(&self) -> Zeroizing<Vec<u8>> {
+    ///
+    /// Errors: none in practice; the library's are passed on.
+    pub fn to_pkcs8_der(&self) -> Result<Zeroizing<Vec<u8>>, InvalidKey> {
         let mut der = Zeroizing::new(Vec::with_capacity(138));
         der.extend_from_slice(&PKCS8_HEAD);
         der.extend_from_slice(self.scalar().expose());
         der.extend_from_slice(&PKCS8_MIDDLE);
-        der.extend_from_slice(self.0.public_key().to_encoded_point(false).as_bytes());
-        der
+        der.extend_from_slice(&self.public_point()?);
+        Ok(der)
     }
 
     /// [`Self::to_pkcs8_der`] as PEM.
@@ -80,9 +86,16 @@ impl P256Key {
 
     /// DER of the SubjectPublicKeyInfo; 91 bytes. Its hex is the KMS's key provider id.
     ///
-    /// Errors: none in practice; the encoder's are passed on.
+    /// Errors: none in practice; the library's are passed on.
     pub fn spki_der(&self) -> Result<Vec<u8>, InvalidKey> {
-        self.0.public_key().to_public_key_der().map(|der| der.into_vec()).map_err(|_| P256)
+        Ok([SPKI_HEAD.as_slice(), &self.public_point()?].concat())
+    }
+
+    /// Uncompressed SEC1 point. Every derivation needs one, so it comes from the TLS library's arithmetic, a tenth of the time of `p256`'s.
+    fn public_point(&self) -> Result<[u8; 65], InvalidKey> {
+        let key = agreement::PrivateKey::from_private_key(&ECDH_P256, self.scalar().expose()).map_err(|_| P256)?;
+        let point = key.compute_public_key().map_err(|_| P256)?;
+        point.as_ref().try_into().map_err(|_| P256)
     }
 }
 

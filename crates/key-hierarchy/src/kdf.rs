@@ -37,6 +37,6 @@ pub fn derive_p256(ikm: &Secret<32>, context: &[&[u8]]) -> Result<P256Key, Inval
 /// Errors: as [`derive_p256`].
 /// Source: SPEC.md §1.
 pub fn derive_dh_secret(ikm: &Secret<32>, context: &[&[u8]]) -> Result<Secret<32>, InvalidKey> {
-    let der = derive_p256(ikm, context)?.to_pkcs8_der();
+    let der = derive_p256(ikm, context)?.to_pkcs8_der()?;
     Ok(Secret::new(Sha256::digest(der.as_slice()).into()))
 }

@@ -8,9 +8,11 @@ use std::{
 use dstack_attestation::VerifiedEvidence;
 use sha2::{Digest as _, Sha256};
 
-/// SHA-256 over everything a verification looks at that came from outside: what the peer sent, and the collateral.
+use crate::collateral::Platform;
+
+/// SHA-256 over everything a verification looks at that came from the peer.
 ///
-/// Anchors and policy are not in it: a cache belongs to one verifier, whose anchors and policy never change.
+/// The collateral is in the [`Verdict`]. Anchors and policy are not in it: a cache belongs to one verifier, whose anchors and policy never change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct ContentKey([u8; 32]);
 
@@ -26,8 +28,18 @@ impl ContentKey {
     }
 }
 
+/// Evidence that held, and what it was judged with.
+#[derive(Clone)]
+pub(crate) struct Verdict {
+    pub(crate) evidence: Arc<VerifiedEvidence>,
+    /// What its collateral is published for.
+    pub(crate) platform: Platform,
+    /// SHA-256 of the collateral's content. The verdict says nothing under another.
+    pub(crate) collateral: [u8; 32],
+}
+
 struct Entry {
-    evidence: Arc<VerifiedEvidence>,
+    verdict: Verdict,
     /// Unix seconds; not used from then on.
     use_until: u64,
     used: u64,
@@ -52,22 +64,23 @@ impl VerdictCache {
         Self { capacity, max_age, entries: Mutex::default() }
     }
 
-    /// The verdict of the same content, if it still holds at `now`.
-    pub(crate) fn find(&self, key: &ContentKey, now: u64) -> Option<Arc<VerifiedEvidence>> {
+    /// The verdict of the same content, if it still holds at `now`. The caller compares the collateral.
+    pub(crate) fn find(&self, key: &ContentKey, now: u64) -> Option<Verdict> {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         entries.uses += 1;
         let used = entries.uses;
         let entry = entries.by_key.get_mut(key)?;
-        if now >= entry.use_until || now < entry.evidence.verified_at() {
+        if now >= entry.use_until || now < entry.verdict.evidence.verified_at() {
             entries.by_key.remove(key);
             return None;
         }
         entry.used = used;
-        Some(Arc::clone(&entry.evidence))
+        Some(entry.verdict.clone())
     }
 
     /// Remembers a verdict until its collateral or the certificate it came in (`not_after`, Unix seconds) ends.
-    pub(crate) fn insert(&self, key: ContentKey, evidence: &Arc<VerifiedEvidence>, not_after: Option<u64>) {
+    pub(crate) fn insert(&self, key: ContentKey, verdict: Verdict, not_after: Option<u64>) {
+        let evidence = &verdict.evidence;
         let use_until = evidence
             .verified_at()
             .saturating_add(self.max_age)
@@ -84,7 +97,7 @@ impl VerdictCache {
             let Some(oldest) = oldest else { return };
             entries.by_key.remove(&oldest);
         }
-        entries.by_key.insert(key, Entry { evidence: Arc::clone(evidence), use_until, used });
+        entries.by_key.insert(key, Entry { verdict, use_until, used });
     }
 }
 

@@ -1,8 +1,8 @@
 //! From what a peer shows to verified evidence, with everything that can be remembered remembered.
 //!
-//! The same content is verified once: a verdict is kept under the hash of what the peer sent and of the collateral it was judged with,
-//! and ends with the collateral, with the certificate it came in, or after [`VerificationLimits::max_age`], whichever is first. New
-//! collateral, another byte in the certificate, another configuration: another verification.
+//! The same content is verified once: a verdict is kept under the hash of what the peer sent, and ends with the collateral it was judged
+//! with, with the certificate it came in, or after [`VerificationLimits::max_age`], whichever is first. New collateral, another byte in
+//! the certificate, another configuration: another verification.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -15,9 +15,9 @@ use tokio::sync::Semaphore;
 
 use crate::{
     CertRequest, CertificateError, CsrError, RaTlsCertificate,
-    collateral::{CollateralClient, FetchError, Platform},
+    collateral::{CollateralClient, FetchError, Held, Platform},
     ra_tls_report_data,
-    verdicts::{ContentKey, VerdictCache},
+    verdicts::{ContentKey, Verdict, VerdictCache},
 };
 
 /// Most platforms that handshakes may ask to be fetched.
@@ -120,12 +120,10 @@ impl std::fmt::Debug for EvidenceVerifier {
     }
 }
 
-/// What is judged: evidence, the report data it must have, and the content it came in.
-struct Case<'a> {
+/// What is judged: evidence, and the report data it must have.
+struct Case {
     evidence: Evidence,
     expected: Option<ReportData>,
-    /// Everything the peer sent that the verification looks at.
-    content: [&'a [u8]; 3],
     /// Last second of the certificate it came in.
     not_after: Option<u64>,
 }
@@ -150,21 +148,22 @@ impl EvidenceVerifier {
     /// A connection that resumed a session shows the certificate of the handshake it resumes: it is judged like any other.
     /// `vm_config`: the peer's configuration from elsewhere, used instead of the one inside when not empty. `now`: Unix seconds.
     pub async fn of_certificate(&self, leaf: &[u8], vm_config: &str, now: u64) -> Result<Arc<VerifiedEvidence>, Refusal> {
-        let case = certificate_case(leaf, vm_config, now)?;
-        self.verify(case, now).await
+        let content = ContentKey::of(&[b"certificate", leaf, vm_config.as_bytes()]);
+        match self.remembered(&content, now).await? {
+            Some(verified) => Ok(verified),
+            None => self.verify(content, certificate_case(leaf, vm_config, now)?, now).await,
+        }
     }
 
     /// Verifies the evidence in a certificate request and that it binds the request's key.
     pub async fn of_request(&self, request: &CertRequest, vm_config: &str, now: u64) -> Result<Arc<VerifiedEvidence>, Refusal> {
+        let content = ContentKey::of(&[b"request", &request.encode(), vm_config.as_bytes()]);
+        if let Some(verified) = self.remembered(&content, now).await? {
+            return Ok(verified);
+        }
         let evidence = with_config(request.evidence()?, vm_config);
-        let encoded = request.encode();
-        let case = Case {
-            evidence,
-            expected: Some(ra_tls_report_data(&request.pubkey)),
-            content: [b"request", &encoded, vm_config.as_bytes()],
-            not_after: None,
-        };
-        self.verify(case, now).await
+        let case = Case { evidence, expected: Some(ra_tls_report_data(&request.pubkey)), not_after: None };
+        self.verify(content, case, now).await
     }
 
     /// Verifies an attestation envelope that came without certificate, and that its report data is `report_data`.
@@ -179,19 +178,25 @@ impl EvidenceVerifier {
     ///
     /// Errors: [`Refusal::CollateralNotAtHand`] is remembered for [`EvidenceVerifier::with_collateral`].
     pub fn of_certificate_at_hand(&self, leaf: &[u8], now: u64) -> Result<Arc<VerifiedEvidence>, Refusal> {
+        let content = ContentKey::of(&[b"certificate", leaf, b""]);
+        if let Some(found) = self.verdicts.find(&content, now)
+            && self.held_at_hand(found.platform)?.digest == found.collateral
+        {
+            return Ok(found.evidence);
+        }
         let case = certificate_case(leaf, "", now)?;
         let platform = self.collateral.platform(&case.evidence.quote)?;
-        let Some(held) = self.collateral.at_hand(platform) else {
+        let held = self.held_at_hand(platform)?;
+        let evidence = Arc::new(self.verifier.verify(&case.evidence, &held.endorsements, now, case.expected.as_ref())?);
+        self.verdicts.insert(content, Verdict { evidence: Arc::clone(&evidence), platform, collateral: held.digest }, case.not_after);
+        Ok(evidence)
+    }
+
+    fn held_at_hand(&self, platform: Platform) -> Result<Arc<Held>, Refusal> {
+        self.collateral.at_hand(platform).ok_or_else(|| {
             self.want(platform);
-            return Err(Refusal::CollateralNotAtHand(platform));
-        };
-        let key = key_of(&case, &held.digest);
-        if let Some(verified) = self.verdicts.find(&key, now) {
-            return Ok(verified);
-        }
-        let verified = Arc::new(self.verifier.verify(&case.evidence, &held.endorsements, now, case.expected.as_ref())?);
-        self.verdicts.insert(key, &verified, case.not_after);
-        Ok(verified)
+            Refusal::CollateralNotAtHand(platform)
+        })
     }
 
     /// Runs `call`. If it fails and a handshake of it lacked collateral, fetches that and runs it once more.
@@ -215,40 +220,38 @@ impl EvidenceVerifier {
         }
     }
 
-    async fn verify(&self, case: Case<'_>, now: u64) -> Result<Arc<VerifiedEvidence>, Refusal> {
-        let held = self.collateral.held(self.collateral.platform(&case.evidence.quote)?).await?;
-        let key = key_of(&case, &held.digest);
-        if let Some(verified) = self.verdicts.find(&key, now) {
-            return Ok(verified);
-        }
+    /// The verdict on the same content, if the collateral it was judged with is still the current one.
+    async fn remembered(&self, content: &ContentKey, now: u64) -> Result<Option<Arc<VerifiedEvidence>>, Refusal> {
+        let Some(found) = self.verdicts.find(content, now) else { return Ok(None) };
+        let held = self.collateral.held(found.platform).await?;
+        Ok((held.digest == found.collateral).then_some(found.evidence))
+    }
+
+    async fn verify(&self, content: ContentKey, case: Case, now: u64) -> Result<Arc<VerifiedEvidence>, Refusal> {
+        let platform = self.collateral.platform(&case.evidence.quote)?;
+        let held = self.collateral.held(platform).await?;
         let slot = self.slots.acquire().await.map_err(|_| Refusal::BrokeOff)?;
         let (verifier, endorsements) = (self.verifier.clone(), Arc::clone(&held.endorsements));
-        let Case { evidence, expected, not_after, .. } = case;
+        let Case { evidence, expected, not_after } = case;
         let verdict = tokio::task::spawn_blocking(move || verifier.verify(&evidence, &endorsements, now, expected.as_ref()));
-        let verified = Arc::new(verdict.await.map_err(|_| Refusal::BrokeOff)??);
+        let evidence = Arc::new(verdict.await.map_err(|_| Refusal::BrokeOff)??);
         drop(slot);
-        self.verdicts.insert(key, &verified, not_after);
-        Ok(verified)
+        self.verdicts.insert(content, Verdict { evidence: Arc::clone(&evidence), platform, collateral: held.digest }, not_after);
+        Ok(evidence)
     }
 }
 
-fn certificate_case<'a>(leaf: &'a [u8], vm_config: &'a str, now: u64) -> Result<Case<'a>, Refusal> {
+fn certificate_case(leaf: &[u8], vm_config: &str, now: u64) -> Result<Case, Refusal> {
     let certificate = RaTlsCertificate::parse(leaf)?;
     certificate.check_dates(now)?;
     let evidence = with_config(certificate.evidence()?.ok_or(Refusal::NoEvidence)?, vm_config);
     Ok(Case {
         evidence,
         expected: Some(ra_tls_report_data(certificate.spki_der())),
-        content: [b"certificate", leaf, vm_config.as_bytes()],
         not_after: u64::try_from(certificate.not_after()).ok(),
     })
 }
 
 fn with_config(evidence: Evidence, vm_config: &str) -> Evidence {
     if vm_config.is_empty() { evidence } else { evidence.with_vm_config(vm_config) }
-}
-
-fn key_of(case: &Case<'_>, collateral: &[u8; 32]) -> ContentKey {
-    let [kind, content, vm_config] = case.content;
-    ContentKey::of(&[kind, content, vm_config, collateral])
 }

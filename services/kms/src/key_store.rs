@@ -178,7 +178,7 @@ impl KeyStore {
 
 /// The same key for the certificate library.
 pub(crate) fn cert_key(key: &P256Key) -> Result<CertKey, KeyError> {
-    CertKey::from_pkcs8_der(&key.to_pkcs8_der())
+    CertKey::from_pkcs8_der(&key.to_pkcs8_der().map_err(|_| KeyError::NotP256)?)
 }
 
 /// Writes a file of `cert_dir` as a whole.

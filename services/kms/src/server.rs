@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use axum::{Router, routing::get};
 use dstack_api::{UserFacing, kms::KmsServer};
-use dstack_attestation::{Policy, TrustAnchorError, TrustAnchors, Verifier};
+use dstack_attestation::{DocumentReference, Policy, RememberedReference, TrustAnchorError, TrustAnchors, Verifier};
 use dstack_attester::{Attester, AttesterError};
 use dstack_authorization::{AllowListError, Authorizer, WatchedAllowList};
 use dstack_ra_tls::{
@@ -116,7 +116,8 @@ impl Server {
     pub async fn open(settings: Settings) -> Result<Self, StartError> {
         let attest = open_tee(&settings)?;
         let attest: &Attest<'_> = &attest;
-        let verifier = Verifier::new(trust_anchors(&settings)?, evidence_policy(&settings));
+        let verifier = Verifier::new(trust_anchors(&settings)?, evidence_policy(&settings))
+            .with_image_reference(Arc::new(RememberedReference::new(DocumentReference)));
         let authorizer = Authorizer::allow_list(WatchedAllowList::open(&settings.file.allow_list)?);
         let collateral = collateral_client(&settings.file.collateral_url)?;
         let now = unix_seconds();

@@ -9,6 +9,7 @@ mod pcs;
 mod platform;
 mod slots;
 
+pub(crate) use client::Held;
 pub use client::{CollateralClient, CollateralCounters, CollateralLimits};
 pub use error::FetchError;
 pub use platform::{Platform, PlatformError};

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use dstack_attestation::{PckIssuer, TrustAnchors, UnverifiedQuote};
+use dstack_attestation::{P256_SHA256, PckIssuer, TrustAnchors, UnverifiedQuote};
 use rustls_pki_types::{CertificateDer, UnixTime};
-use webpki::{EndEntityCert, KeyUsage, aws_lc_rs::ECDSA_P256_SHA256};
+use webpki::{EndEntityCert, KeyUsage};
 
 /// Longest chain a quote has: leaf, PCK CA, root.
 const MAX_CHAIN: usize = 4;
@@ -103,7 +103,7 @@ fn check_chain(chain: &[Vec<u8>], anchors: &TrustAnchors, now: u64) -> Result<()
     let anchor = webpki::anchor_from_trusted_cert(&root).map_err(classify)?;
     let leaf = EndEntityCert::try_from(&leaf).map_err(classify)?;
     let time = UnixTime::since_unix_epoch(Duration::from_secs(now));
-    leaf.verify_for_usage(&[ECDSA_P256_SHA256], &[anchor], &intermediates, time, KeyUsage::client_auth(), None, None)
+    leaf.verify_for_usage(&[P256_SHA256], &[anchor], &intermediates, time, KeyUsage::client_auth(), None, None)
         .map(|_| ())
         .map_err(classify)
 }

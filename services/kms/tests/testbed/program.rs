@@ -11,6 +11,7 @@ use dstack_api::kms::KmsClient;
 use dstack_kms::config::ConfigFile;
 use dstack_ra_tls::tls;
 use dstack_rpc::{Client, Endpoint};
+use nix::{time::ClockId, unistd::Pid};
 
 use super::Stack;
 
@@ -60,11 +61,8 @@ impl Program {
 
     /// User and system time of the process so far.
     pub fn cpu(&self) -> Duration {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id())).unwrap();
-        let mut fields = stat.rsplit_once(')').unwrap().1.split_whitespace().skip(11);
-        let mut ticks = || fields.next().unwrap().parse::<u64>().unwrap();
-        // Linux reports in units of 1/100 s to programs.
-        Duration::from_millis((ticks() + ticks()) * 10)
+        let process = Pid::from_raw(self.process.id().try_into().unwrap());
+        ClockId::pid_cpu_clock_id(process).and_then(|clock| clock.now()).unwrap().into()
     }
 
     pub fn anonymous(&self) -> KmsClient<Client> {
