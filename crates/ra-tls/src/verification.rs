@@ -168,10 +168,13 @@ impl EvidenceVerifier {
 
     /// Verifies an attestation envelope that came without certificate, and that its report data is `report_data`.
     pub async fn of_envelope(&self, envelope: &[u8], report_data: &ReportData, now: u64) -> Result<Arc<VerifiedEvidence>, Refusal> {
-        let evidence = Attestation::decode(envelope).map_err(|error| CertificateError::Evidence { reason: error.to_string() })?;
-        let evidence = Evidence::from(evidence);
-        let case = Case { evidence, expected: Some(*report_data), content: [b"envelope", envelope, report_data], not_after: None };
-        self.verify(case, now).await
+        let content = ContentKey::of(&[b"envelope", envelope, report_data]);
+        if let Some(verified) = self.remembered(&content, now).await? {
+            return Ok(verified);
+        }
+        let envelope = Attestation::decode(envelope).map_err(|error| CertificateError::Evidence { reason: error.to_string() })?;
+        let case = Case { evidence: envelope.into(), expected: Some(*report_data), not_after: None };
+        self.verify(content, case, now).await
     }
 
     /// [`EvidenceVerifier::of_certificate`] without waiting: only with collateral that is in the cache, for use inside a handshake.
