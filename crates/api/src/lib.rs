@@ -5,6 +5,7 @@
 //! by `dstack-rpc`.
 
 pub mod json;
+pub mod policy_webhook;
 mod prpc;
 pub mod supervisor;
 pub mod tee_simulator;

@@ -26,6 +26,8 @@ const TCB_STATUSES: [&str; 6] = [
     "OutOfDate",
     "OutOfDateConfigurationNeeded",
 ];
+/// Kinds of TEE that evidence can be of.
+const TEE_VARIANTS: [&str; 1] = ["dstack-tdx"];
 
 /// An allow list that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -120,6 +122,8 @@ pub struct AllowList {
     pub(crate) gateway_app_id: Option<AppId>,
     pub(crate) tcb_statuses: BTreeSet<String>,
     pub(crate) rejected_advisories: BTreeSet<String>,
+    pub(crate) tee_variants: BTreeSet<String>,
+    pub(crate) max_evidence_age_seconds: Option<u64>,
     pub(crate) os_images: BTreeSet<OsImageHash>,
     pub(crate) apps: BTreeMap<AppId, AllowedApp>,
     pub(crate) kms: Option<(BTreeSet<Digest32>, Devices)>,
@@ -168,6 +172,8 @@ impl AllowList {
             gateway_app_id: document.gateway_app_id.as_ref().map(parse).transpose()?,
             tcb_statuses: check_tcb(document.tcb_statuses.as_ref())?,
             rejected_advisories: document.rejected_advisories.into_iter().collect(),
+            tee_variants: check_tee_variants(document.tee_variants.as_ref())?,
+            max_evidence_age_seconds: document.max_evidence_age_seconds.as_ref().map(check_age).transpose()?,
             os_images,
             apps,
             kms: document.kms.as_ref().map(check_kms).transpose()?,
@@ -254,6 +260,25 @@ fn check_tcb_status(status: &Spanned<String>) -> Result<String, Problem> {
     }
     let known = TCB_STATUSES.join(", ");
     Err(Problem::at(status, format!("unknown or never acceptable TCB status; known are {known}")))
+}
+
+fn check_tee_variants(variants: Option<&Spanned<Vec<Spanned<String>>>>) -> Result<BTreeSet<String>, Problem> {
+    let Some(variants) = variants else { return Ok(TEE_VARIANTS.map(str::to_owned).into()) };
+    if variants.get_ref().is_empty() {
+        return Err(Problem::at(variants, "an empty list denies everything; leave the key out for every kind of TEE"));
+    }
+    let check = |variant: &Spanned<String>| match TEE_VARIANTS.contains(&variant.get_ref().as_str()) {
+        true => Ok(variant.get_ref().clone()),
+        false => Err(Problem::at(variant, format!("unknown kind of TEE; known are {}", TEE_VARIANTS.join(", ")))),
+    };
+    variants.get_ref().iter().map(check).collect()
+}
+
+fn check_age(seconds: &Spanned<u64>) -> Result<u64, Problem> {
+    match *seconds.get_ref() {
+        0 => Err(Problem::at(seconds, "no evidence is that fresh; leave the key out to accept evidence of any age")),
+        seconds => Ok(seconds),
+    }
 }
 
 pub(crate) fn read_limited(path: &Path) -> Result<String, AllowListError> {

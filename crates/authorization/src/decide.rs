@@ -5,18 +5,13 @@ use crate::{AllowList, BootFacts, Denial};
 impl AllowList {
     /// Whether a boot with these facts may have its app's keys.
     ///
-    /// The order is fixed: evidence kind, platform, OS image, moment of the boot, app, document, machine.
+    /// The order is fixed: evidence kind, platform, OS image, moment of the boot, app, document, machine, age.
     ///
     /// Errors: the first reason that applies.
     pub fn decide_app(&self, facts: &BootFacts) -> Result<(), Denial> {
         self.decide_platform(facts)?;
+        facts.check_app(self.allow_simulated)?;
         let (Some(app_id), Some(compose_hash)) = (facts.app_id, facts.compose_hash) else { return Err(Denial::NoApplication) };
-        if !facts.is_identity_complete {
-            return Err(Denial::BootIncomplete);
-        }
-        if facts.is_after_boot {
-            return Err(Denial::AfterBoot);
-        }
         let app = self.apps.get(&app_id).ok_or(Denial::App { app_id })?;
         if !app.compose_hashes.contains(&compose_hash) {
             return Err(Denial::ComposeHash { app_id, compose_hash });
@@ -24,7 +19,7 @@ impl AllowList {
         if !app.devices.contains(&facts.device_id) {
             return Err(Denial::Device { device_id: facts.device_id });
         }
-        Ok(())
+        self.decide_age(facts)
     }
 
     /// Whether a boot with these facts may have the root keys.
@@ -40,12 +35,22 @@ impl AllowList {
         if !devices.contains(&facts.device_id) {
             return Err(Denial::Device { device_id: facts.device_id });
         }
-        Ok(())
+        self.decide_age(facts)
+    }
+
+    fn decide_age(&self, facts: &BootFacts) -> Result<(), Denial> {
+        let Some(max_seconds) = self.max_evidence_age_seconds else { return Ok(()) };
+        match facts.evidence_age_seconds {
+            None => Err(Denial::NotFresh),
+            Some(seconds) if seconds > max_seconds => Err(Denial::TooOld { seconds, max_seconds }),
+            Some(_) => Ok(()),
+        }
     }
 
     fn decide_platform(&self, facts: &BootFacts) -> Result<(), Denial> {
-        if facts.is_simulated && !self.allow_simulated {
-            return Err(Denial::Simulated);
+        facts.check_anchor(self.allow_simulated)?;
+        if !self.tee_variants.contains(&facts.tee_variant) {
+            return Err(Denial::TeeVariant { variant: facts.tee_variant.clone() });
         }
         if !self.tcb_statuses.contains(&facts.tcb_status) {
             return Err(Denial::TcbStatus { status: facts.tcb_status.clone() });

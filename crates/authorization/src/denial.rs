@@ -66,19 +66,68 @@ pub enum Denial {
         /// Its aggregated measurement.
         mr_aggregated: Digest32,
     },
+    /// A kind of TEE that is not on the list.
+    #[error("evidence of the kind {variant} is not allowed")]
+    TeeVariant {
+        /// The kind.
+        variant: String,
+    },
+    /// The policy wants fresh evidence, and nothing shows that this is.
+    #[error("the evidence carries no nonce of this KMS, and the policy wants fresh evidence")]
+    NotFresh,
+    /// The nonce in the evidence was given out too long ago.
+    #[error("the evidence may be {seconds} s old, and the policy allows {max_seconds} s")]
+    TooOld {
+        /// Age of the nonce.
+        seconds: u64,
+        /// The policy's limit.
+        max_seconds: u64,
+    },
+    /// The backend said no. Its words are for the operator.
+    #[error("the policy backend denies it: {reason}")]
+    Backend {
+        /// As the backend says, made fit for a log.
+        reason: String,
+    },
+    /// The backend gave no usable answer.
+    #[error("the policy backend gave no decision: {reason}")]
+    Unavailable {
+        /// What happened.
+        reason: String,
+    },
+    /// The backend's view of the policy is too old to rest a decision on.
+    #[error("the policy backend's view is {seconds} s old, {max_seconds} s are allowed")]
+    Stale {
+        /// Age of the view.
+        seconds: u64,
+        /// The limit.
+        max_seconds: u64,
+    },
 }
 
 impl Denial {
+    /// Whether nothing is known against the boot: asking again later may help.
+    #[must_use]
+    pub fn is_undecided(&self) -> bool {
+        matches!(self, Self::Unavailable { .. } | Self::Stale { .. })
+    }
+
     /// What a peer is told that did not prove who it is: that it is denied, not why.
     #[must_use]
     pub fn for_strangers() -> RpcError {
         RpcError::new("kms/denied", "Boot denied", "ask the operator of the KMS, whose log has the reason under this request's id")
     }
 
-    /// What the attested boot itself is told: reason, code and fix.
+    /// What the attested boot itself is told: reason, code and fix, as far as they are about itself. What a backend said about it
+    /// is for the operator.
     #[must_use]
     pub fn for_attested_caller(&self) -> RpcError {
         let mut error = RpcError::from_user_facing(self);
+        if matches!(self, Self::Backend { .. } | Self::Unavailable { .. } | Self::Stale { .. }) {
+            let told = Self::for_strangers();
+            let message = if self.is_undecided() { "Boot denied: there is no decision of the policy at the moment" } else { "Boot denied" };
+            return RpcError { code: error.code, message: message.to_owned(), fix: told.fix };
+        }
         error.message = format!("Boot denied: {}", error.message);
         error
     }
@@ -99,6 +148,12 @@ impl UserFacing for Denial {
             Self::ComposeHash { .. } => "kms/compose-hash-not-allowed",
             Self::Device { .. } => "kms/device-not-allowed",
             Self::KmsMeasurement { .. } => "kms/kms-measurement-not-allowed",
+            Self::TeeVariant { .. } => "kms/tee-variant-not-allowed",
+            Self::NotFresh => "kms/evidence-not-fresh",
+            Self::TooOld { .. } => "kms/evidence-too-old",
+            Self::Backend { .. } => "kms/policy-denied",
+            Self::Unavailable { .. } => "kms/policy-unavailable",
+            Self::Stale { .. } => "kms/policy-stale",
         }
     }
 
@@ -123,6 +178,16 @@ impl UserFacing for Denial {
                 )
             }
             Self::Device { device_id } => format!("run the app on an allowed machine, or add {device_id} to its devices in the allow list"),
+            Self::TeeVariant { variant } => {
+                format!("run on an allowed kind of TEE, or add \"{variant}\" to tee_variants in the allow list")
+            }
+            Self::NotFresh => {
+                "boot a guest of this release, which asks for a nonce, or remove max_evidence_age_seconds from the allow list".into()
+            }
+            Self::TooOld { .. } => "ask again with new evidence, as dstack-init does".into(),
+            Self::Backend { .. } => "allow the boot at the policy service that webhook.url names, or run what it allows".into(),
+            Self::Unavailable { .. } => "check that the policy service at webhook.url runs and answers in time".into(),
+            Self::Stale { .. } => "check that the policy backend reaches its source".into(),
             Self::KmsMeasurement { mr_aggregated } => format!("add {mr_aggregated} to kms.mr_aggregated in the allow list"),
         }
     }

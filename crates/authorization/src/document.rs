@@ -14,6 +14,10 @@ pub(crate) struct Document {
     #[serde(default)]
     pub(crate) rejected_advisories: Vec<String>,
     #[serde(default)]
+    pub(crate) tee_variants: Option<Spanned<Vec<Spanned<String>>>>,
+    #[serde(default)]
+    pub(crate) max_evidence_age_seconds: Option<Spanned<u64>>,
+    #[serde(default)]
     pub(crate) os_images: Vec<OsImage>,
     #[serde(default)]
     pub(crate) apps: Vec<Spanned<App>>,

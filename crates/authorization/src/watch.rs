@@ -10,6 +10,9 @@ use dstack_api::UserFacing as _;
 
 use crate::{AllowList, AllowListError};
 
+/// Changes of one reload that are logged one by one.
+const MAX_AUDITED_CHANGES: usize = 100;
+
 /// Identity and version of a file's content as far as `stat` tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
@@ -56,7 +59,7 @@ impl WatchedAllowList {
             state.0 = now;
             match AllowList::load(&self.path) {
                 Ok(list) => {
-                    tracing::info!(path = %self.path.display(), apps = list.apps().len(), os_images = list.os_images().len(), "allow list reloaded");
+                    audit(&self.path, &state.1, &list);
                     warn_of_danger(&self.path, &list);
                     state.1 = Arc::new(list);
                 }
@@ -78,6 +81,16 @@ fn stamp(path: &Path) -> Option<Stamp> {
         modified: (meta.mtime(), meta.mtime_nsec()),
         changed: (meta.ctime(), meta.ctime_nsec()),
     })
+}
+
+/// What a new list allows and no longer allows, for the operator's audit.
+fn audit(path: &Path, before: &AllowList, after: &AllowList) {
+    let changes = before.changes_to(after);
+    for change in changes.iter().take(MAX_AUDITED_CHANGES) {
+        tracing::info!(target: "dstack_authorization::audit", path = %path.display(), %change, "policy changed");
+    }
+    let (apps, os_images) = (after.apps().len(), after.os_images().len());
+    tracing::info!(target: "dstack_authorization::audit", path = %path.display(), apps, os_images, changes = changes.len(), "allow list reloaded");
 }
 
 fn warn_of_danger(path: &Path, list: &AllowList) {

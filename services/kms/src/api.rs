@@ -45,7 +45,7 @@ impl KmsRpc for Kms {
             return Err(unsupported_version(request.api_version));
         }
         let verdict = verification::of_certificate(&self.verification, caller.tls_chain.first(), &request.vm_config, unix_seconds()).await;
-        let (evidence, boot) = self.admit(&call, verdict, MrScope::Runtime)?;
+        let (evidence, boot) = self.admit(&call, verdict, MrScope::Runtime).await?;
         let keys = release::release_keys(&self.store, &boot).map_err(|error| own_failure(&call, &error))?;
         self.audit.released(&call, &boot, &evidence);
         Ok(keys)
@@ -101,7 +101,7 @@ impl KmsRpc for Kms {
         let csr = CertRequest::verify(version, &request.csr, &request.signature)
             .map_err(|error| self.refuse(&call, &PeerRefusal::from(error).into(), None))?;
         let verdict = verification::of_request(&self.verification, &csr, &request.vm_config, now).await;
-        let (evidence, boot) = self.admit(&call, verdict, MrScope::BootTime)?;
+        let (evidence, boot) = self.admit(&call, verdict, MrScope::BootTime).await?;
         let (mut profile, validity) = self.rules.apply(&csr.config, now, self.root_end()).map_err(|refusal| {
             self.audit.refused(&call, &refusal, Some(&evidence));
             RpcError::from_user_facing(&refusal)
@@ -116,14 +116,14 @@ impl KmsRpc for Kms {
 
 impl Kms {
     /// The two gates in order: evidence, policy. Whoever fails is refused in the way it has earned.
-    fn admit(
+    async fn admit(
         &self,
         call: &Call<'_>,
         verdict: Result<Arc<VerifiedEvidence>, Refusal>,
         scope: MrScope,
     ) -> Result<(Arc<VerifiedEvidence>, AuthorizedBoot), RpcError> {
         let evidence = verdict.map_err(|refusal| self.refuse(call, &refusal, None))?;
-        match self.authorizer.authorize_app(&evidence, scope) {
+        match self.authorizer.authorize_app(&evidence, scope).await {
             Ok(boot) => Ok((evidence, boot)),
             Err(denial) => {
                 self.audit.refused(call, &denial, Some(&evidence));

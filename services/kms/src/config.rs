@@ -3,9 +3,11 @@
 use std::{
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use dstack_api::UserFacing;
+use dstack_rpc::Endpoint;
 use dstack_service::config::ConfigError;
 use serde::{Deserialize, Serialize};
 
@@ -23,8 +25,12 @@ pub struct ConfigFile {
     /// Name in the certificate of the HTTPS server.
     #[serde(default = "default_domain")]
     pub domain: String,
-    /// Who gets keys. Followed while running.
-    pub allow_list: PathBuf,
+    /// Who gets keys, as a file. Followed while running. Either this or `webhook`.
+    #[serde(default)]
+    pub allow_list: Option<PathBuf>,
+    /// Who gets keys, as an HTTP service decides.
+    #[serde(default)]
+    pub webhook: Option<WebhookFile>,
     /// Collateral service (PCCS, or Intel's PCS), `http` or `https`.
     pub collateral_url: String,
     /// File that holds the process id once requests are served.
@@ -47,6 +53,17 @@ pub struct ConfigFile {
     pub danger: Danger,
 }
 
+/// The `[webhook]` table: a service that decides who gets keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WebhookFile {
+    /// Address, `http` or `https`; `/bootAuth/app` and `/bootAuth/kms` are added.
+    pub url: String,
+    /// For one whole answer; after that the boot is denied.
+    #[serde(default = "default_webhook_timeout")]
+    pub timeout_ms: u64,
+}
+
 /// The `[danger]` table: off by default, logged at each start.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -57,6 +74,9 @@ pub struct Danger {
     /// Believe hardware whose ACPI tables nobody can recompute; the guest's kernel runs code from them.
     #[serde(default)]
     pub accept_unchecked_acpi: bool,
+    /// Ask the webhook about evidence of a software TEE. An allow list says for itself whether it accepts it.
+    #[serde(default)]
+    pub webhook_decides_simulated: bool,
     /// Certificate (DER or PEM) of a software TEE's vendor root. Evidence under it proves nothing about hardware.
     #[serde(default)]
     pub simulated_root: Option<PathBuf>,
@@ -68,6 +88,10 @@ fn default_listen() -> SocketAddr {
 
 fn default_domain() -> String {
     "kms.dstack.internal".to_owned()
+}
+
+fn default_webhook_timeout() -> u64 {
+    5000
 }
 
 fn default_certificate_days() -> u32 {
@@ -115,11 +139,19 @@ impl UserFacing for SettingsError {
     }
 }
 
+/// Where decisions come from.
+#[derive(Debug, Clone)]
+pub(crate) enum PolicySource {
+    AllowList(PathBuf),
+    Webhook { endpoint: Endpoint, timeout: Duration },
+}
+
 /// Checked settings.
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub(crate) file: ConfigFile,
     pub(crate) domain: Domain,
+    pub(crate) policy: PolicySource,
     pub(crate) app_domains: Vec<Domain>,
     pub(crate) simulated_root: Option<Vec<u8>>,
 }
@@ -154,12 +186,15 @@ impl Settings {
         if let Err(error) = dstack_ra_tls::collateral::CollateralClient::new(&file.collateral_url) {
             problems.push(format!("collateral_url: {error}"));
         }
+        let policy = policy_source(&file).map_err(|problem| problems.push(problem)).ok();
         let simulated_root = file.danger.simulated_root.as_ref().map(|root| read_certificate(root));
         let simulated_root = simulated_root.transpose().map_err(|reason| problems.push(format!("danger.simulated_root: {reason}"))).ok();
         let app_domains = file.app_domains.iter().map(|name| name.parse::<Domain>()).collect::<Result<Vec<_>, _>>();
         let app_domains = app_domains.map_err(|error| problems.push(format!("app_domains: {error}"))).unwrap_or_default();
-        match (domain, simulated_root) {
-            (Some(domain), Some(simulated_root)) if problems.is_empty() => Ok(Self { file, domain, app_domains, simulated_root }),
+        match (domain, policy, simulated_root) {
+            (Some(domain), Some(policy), Some(simulated_root)) if problems.is_empty() => {
+                Ok(Self { file, domain, policy, app_domains, simulated_root })
+            }
             _ => Err(SettingsError::Values { path: path.to_owned(), problems }),
         }
     }
@@ -168,6 +203,21 @@ impl Settings {
     #[must_use]
     pub fn effective(&self) -> String {
         toml::to_string_pretty(&self.file).unwrap_or_default()
+    }
+}
+
+fn policy_source(file: &ConfigFile) -> Result<PolicySource, String> {
+    match (&file.allow_list, &file.webhook) {
+        (Some(path), None) => Ok(PolicySource::AllowList(path.clone())),
+        (None, Some(webhook)) => {
+            if !(1..=60_000).contains(&webhook.timeout_ms) {
+                return Err("webhook.timeout_ms: must be 1 to 60000".to_owned());
+            }
+            let endpoint = Endpoint::parse(&webhook.url).map_err(|error| format!("webhook.url: {error}"))?;
+            Ok(PolicySource::Webhook { endpoint, timeout: Duration::from_millis(webhook.timeout_ms) })
+        }
+        (None, None) => Err("allow_list: give allow_list or [webhook], nobody gets keys without a policy".to_owned()),
+        (Some(_), Some(_)) => Err("webhook: allow_list and [webhook] exclude each other".to_owned()),
     }
 }
 
@@ -198,6 +248,21 @@ mod tests {
 
         assert_eq!(settings.file.danger, Danger::default());
         assert_eq!(settings.file.listen.to_string(), "0.0.0.0:8000");
+    }
+
+    #[test]
+    fn exactly_one_source_of_policy_is_asked_for() {
+        let base = "cert_dir = \"/x/kms\"\ncollateral_url = \"http://127.0.0.1:8081\"\n";
+        let webhook = "[webhook]\nurl = \"http://127.0.0.1:3000\"\n";
+        let refused = |text: &str| parse(text).unwrap_err().to_string();
+
+        assert!(
+            matches!(parse(&format!("{base}{webhook}")).unwrap().policy, PolicySource::Webhook { timeout, .. } if timeout.as_secs() == 5)
+        );
+        assert!(refused(base).contains("allow_list: give"));
+        assert!(refused(&format!("{SMALLEST}{webhook}")).contains("exclude each other"));
+        assert!(refused(&format!("{base}{webhook}timeout_ms = 0\n")).contains("webhook.timeout_ms"));
+        assert!(refused(&format!("{base}[webhook]\nurl = \"auth-api\"\n")).contains("webhook.url"));
     }
 
     #[test]
@@ -233,7 +298,7 @@ mod tests {
         let known: toml::Table = toml::from_str(&toml::to_string(&all).unwrap()).unwrap();
         assert_eq!(shown.keys().collect::<Vec<_>>(), known.keys().collect::<Vec<_>>());
         let danger = |table: &toml::Table| table["danger"].as_table().unwrap().keys().cloned().collect::<Vec<_>>();
-        assert_eq!(danger(&shown), ["accept_unchecked_acpi", "run_without_tee"]);
+        assert_eq!(danger(&shown), ["accept_unchecked_acpi", "run_without_tee", "webhook_decides_simulated"]);
         assert_eq!(danger(&known), danger(&shown), "simulated_root is shown in prose: it needs a file");
     }
 }

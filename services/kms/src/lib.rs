@@ -16,6 +16,7 @@ mod cert_policy;
 pub mod config;
 mod domain;
 mod key_store;
+mod policy;
 mod release;
 mod server;
 mod verification;

@@ -6,7 +6,7 @@ use axum::{Router, routing::get};
 use dstack_api::{UserFacing, kms::KmsServer};
 use dstack_attestation::{DocumentReference, Policy, RememberedReference, TrustAnchorError, TrustAnchors, Verifier};
 use dstack_attester::{Attester, AttesterError};
-use dstack_authorization::{AllowListError, Authorizer, WatchedAllowList};
+use dstack_authorization::AllowListError;
 use dstack_ra_tls::{
     AuthorityError, CertKey, CertificateAuthority, EvidenceVerifier, LeafProfile, Validity, VerificationLimits,
     collateral::{CollateralClient, FetchError},
@@ -25,6 +25,7 @@ use crate::{
     config::Settings,
     domain::Domain,
     key_store::{self, KeyStore, KeyStoreError},
+    policy,
     release::pem_of,
 };
 
@@ -118,7 +119,7 @@ impl Server {
         let attest: &Attest<'_> = &attest;
         let verifier = Verifier::new(trust_anchors(&settings)?, evidence_policy(&settings))
             .with_image_reference(Arc::new(RememberedReference::new(DocumentReference)));
-        let authorizer = Authorizer::allow_list(WatchedAllowList::open(&settings.file.allow_list)?);
+        let authorizer = policy::open(&settings).await?;
         let collateral = collateral_client(&settings.file.collateral_url)?;
         let now = unix_seconds();
         let store = bootstrap::load_or_create(&settings.file.cert_dir, &settings.domain, attest, now)?;

@@ -80,7 +80,7 @@ async fn starting_problems_have_code_and_fix() {
     let mut in_use = stack.settings();
     in_use.listen = taken.local_addr().unwrap();
     let mut no_list = stack.settings();
-    no_list.allow_list = stack.path("none.toml");
+    no_list.allow_list = Some(stack.path("none.toml"));
     let mut no_root = stack.settings();
     no_root.danger.simulated_root = Some(stack.path("none.pem"));
     for (settings, code) in

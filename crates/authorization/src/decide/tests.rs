@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use dstack_manifest::{AppId, ComposeHash, Digest32, OsImageHash};
+use dstack_manifest::{AppId, ComposeHash, Digest32, InstanceId, OsImageHash};
 
 use super::*;
 
@@ -23,15 +23,20 @@ fn list() -> AllowList {
 fn facts() -> BootFacts {
     BootFacts {
         app_id: Some(AppId::new([2; 20])),
+        instance_id: InstanceId::NONE,
         compose_hash: Some(ComposeHash::new([3; 32])),
         os_image_hash: Some(OsImageHash::new([1; 32])),
         is_identity_complete: true,
         is_after_boot: false,
         mr_aggregated: Some(Digest32::new([5; 32])),
+        mr_system: Digest32::new([6; 32]),
+        key_provider: Vec::new(),
+        tee_variant: "dstack-tdx".into(),
         device_id: Digest32::new([4; 32]),
         tcb_status: "UpToDate".into(),
         advisory_ids: vec!["INTEL-SA-1".into()],
         is_simulated: false,
+        evidence_age_seconds: None,
     }
 }
 
@@ -45,8 +50,9 @@ fn allows_what_is_listed() {
 #[test]
 fn denies_each_single_deviation() {
     type Deviation = fn(&mut BootFacts);
-    let deviations: [(Deviation, &str); 11] = [
+    let deviations: [(Deviation, &str); 12] = [
         (|f| f.is_simulated = true, "kms/simulated-not-allowed"),
+        (|f| f.tee_variant = "dstack-other".into(), "kms/tee-variant-not-allowed"),
         (|f| f.tcb_status = "OutOfDate".into(), "kms/tcb-status-not-allowed"),
         (|f| f.advisory_ids.push("INTEL-SA-2".into()), "kms/advisory-rejected"),
         (|f| f.os_image_hash = None, "kms/os-image-unknown"),
@@ -82,6 +88,30 @@ fn simulated_evidence_needs_the_danger_setting() {
     simulated.is_simulated = true;
 
     assert_eq!(list.decide_app(&simulated), Ok(()));
+}
+
+#[test]
+fn freshness_is_asked_for_only_where_the_list_says_so() {
+    let mut list = list();
+    let aged = |seconds| BootFacts { evidence_age_seconds: seconds, ..facts() };
+    assert_eq!(list.decide_app(&aged(None)), Ok(()));
+    list.max_evidence_age_seconds = Some(60);
+
+    assert_eq!(list.decide_app(&aged(None)), Err(Denial::NotFresh));
+    assert_eq!(list.decide_kms(&aged(None)), Err(Denial::NotFresh));
+    assert_eq!(list.decide_app(&aged(Some(61))), Err(Denial::TooOld { seconds: 61, max_seconds: 60 }));
+    assert_eq!(list.decide_app(&aged(Some(60))), Ok(()));
+}
+
+#[test]
+fn what_a_backend_says_is_for_the_operator_only() {
+    let reason = "secret of the operator".to_owned();
+    for denial in [Denial::Backend { reason: reason.clone() }, Denial::Unavailable { reason: reason.clone() }] {
+        let told = denial.for_attested_caller();
+
+        assert!(told.message.starts_with("Boot denied") && !told.message.contains(&reason) && !told.fix.contains("webhook"), "{told:?}");
+        assert!(denial.to_string().contains(&reason));
+    }
 }
 
 #[test]
