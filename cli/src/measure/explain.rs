@@ -197,10 +197,10 @@ fn kernel_meaning(case: &Case<'_>, found: &Digest384) -> String {
     let kernel = |memory_size, header| case.material.kernel(memory_size, header).is_some_and(|digest| digest == *found);
     let memory_size = case.shape.memory_size;
     if kernel(memory_size, SetupHeader::Unchanged) {
-        return "it is the image's kernel, but QEMU left its header alone, as 10.2 and later do for a TD (--qemu-version)".to_owned();
+        return "it is the image's kernel, but the firmware got it with its header as it is: from QEMU 10.2 or later, or from 10.0 by firmware since 202502 (--qemu-version)".to_owned();
     }
     if kernel(memory_size, SetupHeader::Qemu) {
-        return "it is the image's kernel, but QEMU wrote into its header, as releases before 10.2 do (--qemu-version)".to_owned();
+        return "it is the image's kernel, but QEMU wrote into its header, as releases before 10.2 do, and firmware before 202502 looks at no other copy (--qemu-version)".to_owned();
     }
     let other = (256_u64..0xb00).step_by(256).chain([0xb00]).map(|mib| mib << 20);
     if let Some(memory) = other.into_iter().find(|memory| kernel(*memory, SetupHeader::Qemu)) {

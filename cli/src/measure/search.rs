@@ -126,7 +126,8 @@ fn other_tables(tables: Tables, base: &VmShape, found: &AcpiDigests) -> Option<S
     if is(Tables { host: other_host.0, ..tables }, base, found) {
         return Some(other_host.1.to_owned());
     }
-    for version in [QemuVersion::new(8, 2, 0), QemuVersion::new(9, 2, 0), QemuVersion::new(10, 0, 0), QemuVersion::new(11, 1, 0)] {
+    for (major, minor) in [(8, 2), (9, 2), (10, 0), (11, 0), (11, 1)] {
+        let version = QemuVersion::new(major, minor, 0);
         for trigger in [InterruptTrigger::Edge, InterruptTrigger::Level] {
             let shape = VmShape { qemu_version: version, ..base.clone() };
             if is(Tables { trigger, host: Host::Hardware, ..tables }, &shape, found) {

@@ -232,7 +232,7 @@ fn a_kernel_that_qemu_left_alone_is_the_images_kernel() {
         events
     });
 
-    assert!(explained_of(&image, &observed).summary.contains("it is the image's kernel, but QEMU left its header alone"));
+    assert!(explained_of(&image, &observed).summary.contains("it is the image's kernel, but the firmware got it with its header as it is"));
 }
 
 #[test]

@@ -26,7 +26,7 @@ pub struct LaunchRegisters {
 pub enum AcpiSource {
     /// The machine model that the software TEE vouches for; computed.
     SoftwareTee,
-    /// The event log. RTMR0 proves that these digests were measured; nobody has looked at the tables.
+    /// The event log. RTMR0 proves that these digests were measured, not what the tables are.
     Log(AcpiDigests),
 }
 
@@ -104,6 +104,11 @@ pub(crate) fn acpi_digests_of(log: &EventLog) -> Option<AcpiDigests> {
     let digests: Vec<Digest384> = marked.filter_map(|event| event.digest.as_slice().try_into().ok()).collect();
     let [loader, rsdp, tables] = digests.try_into().ok()?;
     Some(AcpiDigests { loader, rsdp, tables })
+}
+
+/// Whether a known QEMU builds tables with these digests for the VM of `config`; then their content is known.
+pub(crate) fn are_known_tables(config: &VmConfig, digests: &AcpiDigests) -> bool {
+    VmShape::try_from(config).is_ok_and(|shape| acpi::recognise(&shape, digests).is_some())
 }
 
 /// An error with its sources in one line.

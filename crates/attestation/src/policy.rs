@@ -55,8 +55,8 @@ pub struct Policy {
     pub image: ImageRule,
     /// OS images that are accepted; `None` leaves the judgement to the reader. Needs [`ImageRule::Required`] to be of use.
     pub allowed_images: Option<Vec<OsImageHash>>,
-    /// Accept ACPI tables that the log names and nobody has looked at, where they cannot be computed (hardware; the guest's kernel
-    /// runs code from them). [`VerifiedEvidence::acpi_tables_computed`](crate::VerifiedEvidence::acpi_tables_computed) tells.
+    /// Accept ACPI tables that the log names and that are of no machine whose tables can be computed (the guest's kernel runs code from
+    /// them). [`VerifiedEvidence::acpi_tables_computed`](crate::VerifiedEvidence::acpi_tables_computed) tells.
     pub accept_unchecked_acpi: bool,
     /// Platforms that are accepted; `None` accepts all.
     pub platforms: Option<Vec<Platform>>,

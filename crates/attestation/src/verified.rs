@@ -98,7 +98,7 @@ impl VerifiedEvidence {
         self.os_image_hash.as_ref()
     }
 
-    /// Whether RTMR0 was recomputed with ACPI tables of a known machine, rather than with the digests that the log names.
+    /// Whether the ACPI tables in RTMR0 are those of a known machine, rather than whatever the log names.
     #[must_use]
     pub fn acpi_tables_computed(&self) -> bool {
         self.acpi_tables_computed

@@ -11,7 +11,7 @@ use crate::{
     TdxVerifier, TrustAnchors, VerifiedEvidence, VerifiedPlatform, VerifiedQuote, VerifyError,
     error::Reason,
     identity::{MrConfigIdMatch, match_mr_config_id, mr_config_document},
-    image::{acpi_digests_of, bound_measurement},
+    image::{acpi_digests_of, are_known_tables, bound_measurement},
     platform::VerifiedTd,
 };
 
@@ -202,17 +202,19 @@ impl Verifier {
             Ok((os_image_hash, _)) | Err(ImageBindingError::NoDocument { os_image_hash }) => *os_image_hash,
             Err(error) => return Err(error.clone().into()),
         };
-        let acpi = match acpi_digests_of(log) {
+        let logged = acpi_digests_of(log);
+        let acpi_tables_computed = simulated || logged.is_some_and(|digests| are_known_tables(config, &digests));
+        let acpi = match logged {
             _ if simulated => Ok(AcpiSource::SoftwareTee),
-            Some(digests) if self.policy.accept_unchecked_acpi => Ok(AcpiSource::Log(digests)),
+            Some(digests) if acpi_tables_computed || self.policy.accept_unchecked_acpi => Ok(AcpiSource::Log(digests)),
             Some(_) => Err(Reason::AcpiTables { why: "the policy does not accept unchecked tables" }),
             None => Err(Reason::AcpiTables { why: "the log does not name them" }),
         };
-        let (expected, acpi) = match document {
-            Ok((_, image)) => acpi.map(|acpi| (self.image_reference.expected(&image, config, acpi), acpi))?,
+        let expected = match document {
+            Ok((_, image)) => acpi.map(|acpi| self.image_reference.expected(&image, config, acpi))?,
             // Nobody has the image: that says more than what is wrong with the tables.
             Err(error) => {
-                let by_hash = acpi.ok().and_then(|acpi| Some((self.image_reference.expected_by_hash(&os_image_hash, config, acpi)?, acpi)));
+                let by_hash = acpi.ok().and_then(|acpi| self.image_reference.expected_by_hash(&os_image_hash, config, acpi));
                 by_hash.ok_or_else(|| Reason::from(error))?
             }
         };
@@ -220,7 +222,7 @@ impl Verifier {
         let [rtmr0, rtmr1, rtmr2, _] = fields.rtmr.0;
         let got = LaunchRegisters { mrtd: fields.mrtd, rtmr: [rtmr0, rtmr1, rtmr2] };
         if expected == got {
-            return Ok(ProvenImage { os_image_hash, acpi_tables_computed: acpi == AcpiSource::SoftwareTee });
+            return Ok(ProvenImage { os_image_hash, acpi_tables_computed });
         }
         let (register, detail) = first_difference(&expected, &got);
         Err(Reason::ImageRegisters { os_image_hash, register, detail })

@@ -197,7 +197,7 @@ fn genuine_guest_is_verified_with_its_os_image() {
 
     let verified = verify(Policy::report_only()).unwrap();
 
-    assert!(!verified.is_simulated() && !verified.acpi_tables_computed());
+    assert!(!verified.is_simulated() && verified.acpi_tables_computed());
     assert_eq!(verified.os_image_hash().unwrap().to_string(), "e6f5cfec20c02e7b97baa213d0f718020b55e040172d90ccbcb946d56c8b09db");
     let refused = verify(Policy { allowed_images: Some(vec![]), ..Policy::report_only() }).map(|_| ()).unwrap_err();
     let os_image_hash = *verified.os_image_hash().unwrap();
@@ -205,8 +205,26 @@ fn genuine_guest_is_verified_with_its_os_image() {
     assert!(verify(Policy { allowed_images: Some(vec![os_image_hash]), ..Policy::report_only() }).is_ok());
     // The file's vm_config was renewed after the guest had measured the image under its pre-release hash.
     assert!(!verified.report().passed(Check::OsImageEvent));
+    let strict = verify(Policy { accept_unchecked_acpi: false, ..Policy::default() }).map(|_| ()).unwrap_err();
+    assert_eq!(strict.check, Check::OsImageEvent, "{strict}");
+}
+
+/// The same guest under a configuration whose VM has one vCPU more: image and memory agree, the tables are those of another VM.
+#[test]
+fn tables_of_no_known_machine_need_a_policy_that_accepts_them() {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/testdata/envelopes/tdx-lite-getquote.json")).unwrap();
+    let mut evidence = dstack_attestation::Evidence::parse_json(&text).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&evidence.vm_config).unwrap();
+    config["cpu_count"] = (config["cpu_count"].as_u64().unwrap() + 1).into();
+    evidence.vm_config = config.to_string();
+    let case = must_case(|case| case.collateral.contains("90c06f000000-tdx-platform-20260608"));
+    let verify = |policy| Verifier::new(TrustAnchors::hardware(), policy).verify(&evidence, &case.endorsements(), case.time, None);
+
+    let reported = verify(Policy::report_only()).unwrap();
+
+    assert!(reported.os_image_hash().is_some() && !reported.acpi_tables_computed());
     let strict = verify(Policy { accept_unchecked_acpi: true, ..Policy::default() }).map(|_| ()).unwrap_err();
     assert_eq!(strict.check, Check::OsImageEvent, "{strict}");
     let strict = verify(Policy { accept_unchecked_acpi: false, ..Policy::default() }).map(|_| ()).unwrap_err();
-    assert_eq!(strict.check, Check::OsImage, "{strict}");
+    assert_eq!((strict.check, *strict.reason), (Check::OsImage, Reason::AcpiTables { why: "the policy does not accept unchecked tables" }));
 }

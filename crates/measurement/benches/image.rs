@@ -96,7 +96,9 @@ fn main() -> ExitCode {
         std::fs::write(path, bytes).unwrap();
     }
     let files = Files { paths };
-    let shape = VmShape::new(4, 8 << 30, QemuVersion::new(10, 0, 0)).unwrap();
+    // The release that most of the TDX machines we know run. On 10.0 and 10.1 the firmware is decompressed besides.
+    let shape = VmShape::new(4, 8 << 30, QemuVersion::new(8, 2, 2)).unwrap();
+    let with_firmware = VmShape { qemu_version: QemuVersion::new(10, 0, 0), pic: false, ..shape.clone() };
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     files.measure(&shape);
     files.openssl();
@@ -124,7 +126,13 @@ fn main() -> ExitCode {
     let (ours, theirs) = (median(ours), median(theirs));
     let ratio = ours.as_secs_f64() / theirs.as_secs_f64();
     let len: u64 = files.paths.iter().map(|path| std::fs::metadata(path).unwrap().len()).sum();
+    let before = cpu(false);
+    for _ in 0..REPEATS {
+        std::hint::black_box(files.measure(&with_firmware));
+    }
+    let on_10_0 = (cpu(false) - before) / REPEATS;
     println!("image of {:.1} MB", len as f64 / 1e6);
+    println!("under QEMU 10.0    {:7.1} ms CPU", on_10_0.as_secs_f64() * 1e3);
     println!("measured           {:7.1} ms CPU", ours.as_secs_f64() * 1e3);
     println!("openssl -sha384    {:7.1} ms CPU", theirs.as_secs_f64() * 1e3);
     println!("ratio              {ratio:7.2}    (promised {PROMISED_RATIO})");

@@ -2,11 +2,13 @@
 //!
 //! QEMU loads `-kernel` through the Linux boot protocol and writes load addresses into the setup header before it offers
 //! the image to the firmware, so the measured bytes differ from the file. From QEMU 10.2 on a confidential guest gets the
-//! file unchanged. Source: Linux `Documentation/arch/x86/boot.rst` and QEMU `hw/i386/x86-common.c`.
+//! file unchanged; from 10.0 on a firmware that asks for it does ([`KernelBlob`]). Source: Linux
+//! `Documentation/arch/x86/boot.rst` and QEMU `hw/i386/x86-common.c`.
 
 #![deny(clippy::indexing_slicing)]
 
 use crate::authenticode::{self, PeError};
+use crate::kernel_blob::KernelBlob;
 use crate::shape::memory_below_4g;
 use crate::{Digest384, VmShape, reader};
 
@@ -72,18 +74,28 @@ pub struct KernelPlacement {
 /// Which setup header the firmware sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SetupHeader {
-    /// The file's own: QEMU from 10.2 on, confidential guest.
+    /// The file's own: QEMU from 10.2 on, or from 10.0 on with a firmware that asks for the file.
     Unchanged,
-    /// As QEMU before 10.2 writes it.
+    /// As QEMU writes it.
     Qemu,
     /// As the measurement document defines it. Equal to [`Self::Qemu`] for a kernel with five-level paging (x86-64 Linux), else the
     /// initrd lies lower than QEMU puts it.
     Document,
 }
 
-impl From<&VmShape> for KernelPlacement {
-    fn from(shape: &VmShape) -> Self {
-        let header = if shape.qemu_version.patches_kernel_header() { SetupHeader::Qemu } else { SetupHeader::Unchanged };
+impl KernelPlacement {
+    /// What the firmware of a confidential guest of `shape` gets, if it takes the copy `blob`.
+    ///
+    /// | QEMU | [`KernelBlob::Patched`] | [`KernelBlob::Named`] |
+    /// |---|---|---|
+    /// | before 10.0 | patched | patched, there is no other |
+    /// | 10.0, 10.1 | patched | unchanged |
+    /// | 10.2 and later | unchanged | unchanged |
+    #[must_use]
+    pub fn new(shape: &VmShape, blob: KernelBlob) -> Self {
+        let version = shape.qemu_version;
+        let is_named = blob == KernelBlob::Named && version.offers_named_kernel();
+        let header = if version.patches_kernel_header() && !is_named { SetupHeader::Qemu } else { SetupHeader::Unchanged };
         Self { memory_size: shape.memory_size, header }
     }
 }

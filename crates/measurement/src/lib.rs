@@ -8,7 +8,7 @@
 //! - [`tdvf`]: the metadata of a TDX capable firmware; [`mrtd`]: the register built while its
 //!   pages are added.
 //! - [`td_hob`]: the memory map that QEMU hands to the firmware (first event of RTMR0).
-//! - [`kernel`], [`authenticode`]: the kernel image as the firmware sees it (RTMR1).
+//! - [`kernel`], [`kernel_blob`], [`authenticode`]: the kernel image as the firmware sees it (RTMR1).
 //! - [`acpi`]: the ACPI tables QEMU builds for our command line (three events of RTMR0).
 //! - [`tdx`]: the image document `measurement.tdx.cbor`, and [`tdx::expected`], which joins all.
 //! - [`snp`]: the same for AMD SEV-SNP, whose one register covers firmware, kernel hashes and vCPUs.
@@ -23,6 +23,7 @@ pub mod checksum;
 mod guid_table;
 mod hash;
 pub mod kernel;
+pub mod kernel_blob;
 pub mod mrtd;
 mod reader;
 mod shape;

@@ -50,6 +50,12 @@ impl QemuVersion {
         Self { major, minor, patch }
     }
 
+    /// From 10.0 on QEMU offers the kernel as it is as well, as the file `etc/boot/kernel`.
+    #[must_use]
+    pub fn offers_named_kernel(self) -> bool {
+        self >= Self::new(10, 0, 0)
+    }
+
     /// From 10.2 on QEMU hands the kernel of a confidential guest over unchanged.
     #[must_use]
     pub fn patches_kernel_header(self) -> bool {

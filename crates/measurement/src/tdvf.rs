@@ -1,12 +1,12 @@
 //! Metadata of a TDX capable firmware image (TDVF).
 //!
-//! The last 32 bytes of the image end a table of GUIDed entries that is read backward. One entry
-//! holds the distance of the TDVF descriptor from the end of the file; the descriptor lists the
-//! sections that the VMM adds to the TD. Source: Intel TDX Virtual Firmware Design Guide, chapter
-//! 11, and the GUID table of OVMF's reset vector.
+//! One entry of the image's GUIDed table holds the distance of the TDVF descriptor from the end of
+//! the file; the descriptor lists the sections that the VMM adds to the TD. Source: Intel TDX
+//! Virtual Firmware Design Guide, chapter 11.
 
 #![deny(clippy::indexing_slicing)]
 
+use crate::guid_table::{self, TableError};
 use crate::reader;
 
 /// Page size of a TD's private memory.
@@ -19,11 +19,8 @@ pub const MAX_FIRMWARE_LEN: usize = 64 << 20;
 pub const MAX_SECTION_MEMORY: u64 = 256 << 20;
 
 const MAX_SECTIONS: usize = 64;
-/// `96b582de-1fb2-45f7-baea-a366c55a082d` in memory order.
-const TABLE_FOOTER_GUID: [u8; 16] = [0xde, 0x82, 0xb5, 0x96, 0xb2, 0x1f, 0xf7, 0x45, 0xba, 0xea, 0xa3, 0x66, 0xc5, 0x5a, 0x08, 0x2d];
 /// `e47a6535-984a-4798-865e-4685a7bf8ec2` in memory order.
 const TDX_METADATA_GUID: [u8; 16] = [0x35, 0x65, 0x7a, 0xe4, 0x4a, 0x98, 0x98, 0x47, 0x86, 0x5e, 0x46, 0x85, 0xa7, 0xbf, 0x8e, 0xc2];
-const ENTRY_HEADER_LEN: usize = 18;
 const DESCRIPTOR_HEADER_LEN: usize = 16;
 const SECTION_LEN: usize = 32;
 const ATTRIBUTE_MR_EXTEND: u32 = 1;
@@ -50,7 +47,7 @@ pub enum TdvfError {
         /// Its stated length.
         len: usize,
     },
-    /// The table has no TDX metadata entry: a firmware built without TDX support.
+    /// The table has no TDX metadata entry, or one that holds too little: a firmware built without TDX support.
     #[error("GUIDed table of the firmware has no TDX metadata entry")]
     NoTdxMetadata,
     /// The descriptor lies outside the image, or has another signature, version or length.
@@ -77,6 +74,15 @@ pub enum TdvfError {
         /// Its type number.
         kind: u32,
     },
+}
+
+impl From<TableError> for TdvfError {
+    fn from(error: TableError) -> Self {
+        match error {
+            TableError::NoTable => Self::NoTable,
+            TableError::BadEntry { before_end, len } => Self::BadEntry { before_end, len },
+        }
+    }
 }
 
 /// What a TDVF section is for.
@@ -157,30 +163,12 @@ impl<'a> Tdvf<'a> {
     }
 }
 
-/// Walks the GUIDed table and returns the TDVF descriptor's distance from the end of the image.
+/// The TDVF descriptor's distance from the end of the image.
 fn find_metadata_distance(firmware: &[u8]) -> Result<usize, TdvfError> {
-    let footer_guid_at = firmware.len().checked_sub(48).ok_or(TdvfError::NoTable)?;
-    if reader::bytes(firmware, footer_guid_at) != Some(TABLE_FOOTER_GUID) {
-        return Err(TdvfError::NoTable);
-    }
-    let footer_at = footer_guid_at.checked_sub(2).ok_or(TdvfError::NoTable)?;
-    let table_len = usize::from(reader::u16(firmware, footer_at).ok_or(TdvfError::NoTable)?);
-    // The length counts the footer itself.
-    let entries_len = table_len.checked_sub(ENTRY_HEADER_LEN).ok_or(TdvfError::NoTable)?;
-    let start = footer_at.checked_sub(entries_len).ok_or(TdvfError::NoTable)?;
-    let mut end = footer_at;
-    while end > start {
-        let bad = |len| TdvfError::BadEntry { before_end: firmware.len() - end, len };
-        let header_at = end.checked_sub(ENTRY_HEADER_LEN).filter(|at| *at >= start).ok_or_else(|| bad(0))?;
-        let len = usize::from(reader::u16(firmware, header_at).ok_or_else(|| bad(0))?);
-        let entry_at = end.checked_sub(len).filter(|at| *at >= start && len >= ENTRY_HEADER_LEN).ok_or_else(|| bad(len))?;
-        if reader::bytes(firmware, header_at + 2) == Some(TDX_METADATA_GUID) {
-            let distance_at = header_at.checked_sub(4).filter(|at| *at >= entry_at).ok_or_else(|| bad(len))?;
-            return reader::index32(firmware, distance_at).ok_or_else(|| bad(len));
-        }
-        end = entry_at;
-    }
-    Err(TdvfError::NoTdxMetadata)
+    let entries = guid_table::entries(firmware)?;
+    let metadata = entries.iter().find(|entry| entry.guid == TDX_METADATA_GUID).ok_or(TdvfError::NoTdxMetadata)?;
+    let distance_at = metadata.data.len().checked_sub(4).ok_or(TdvfError::NoTdxMetadata)?;
+    reader::index32(metadata.data, distance_at).ok_or(TdvfError::NoTdxMetadata)
 }
 
 fn parse_descriptor(firmware: &[u8], distance: usize) -> Result<Vec<Section<'_>>, TdvfError> {

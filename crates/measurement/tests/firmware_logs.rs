@@ -58,10 +58,14 @@ fn zeros() -> AcpiDigests {
 }
 
 fn launch(ovmf: OvmfVariant, host: HostTables) -> Result<ExpectedLaunch, LaunchError> {
+    launch_with(QemuVersion::new(9, 2, 1), ovmf, host)
+}
+
+fn launch_with(qemu: QemuVersion, ovmf: OvmfVariant, host: HostTables) -> Result<ExpectedLaunch, LaunchError> {
     let (firmware, kernel) = (must_firmware(), kernel());
     let initrd = InitrdDigest { sha384: [9; 48], len: 5_000_000 };
     let parts = ImageParts { firmware: &firmware, kernel: &kernel, initrd, cmdline: TPM_CMDLINE, ovmf };
-    tdx::expected_from_parts(&parts, &VmShape::new(2, 2 << 30, QemuVersion::new(10, 0, 2)).unwrap(), host)
+    tdx::expected_from_parts(&parts, &VmShape::new(2, 2 << 30, qemu).unwrap(), host)
 }
 
 #[test]
@@ -196,4 +200,32 @@ fn a_firmware_with_another_name_is_unknown() {
     assert_eq!("pre202505".parse(), Ok(OvmfVariant::Pre202505));
     assert_eq!("since202505".parse(), Ok(OvmfVariant::Since202505));
     assert!("202505".parse::<OvmfVariant>().is_err_and(|error: UnknownOvmfVariant| error.to_string().contains("\"202505\"")));
+}
+
+#[test]
+fn qemu_10_0_gives_newer_firmware_the_kernel_as_it_is() {
+    let unchanged = dstack_measurement::authenticode::sha384(&kernel()).unwrap();
+    let kernel_of = |qemu, ovmf| {
+        let launch = launch_with(qemu, ovmf, HostTables { acpi: zeros(), smbios: Some([1; 48]) }).unwrap();
+        launch.events.iter().find(|event| event.name == "kernel").unwrap().digest
+    };
+
+    assert_eq!(kernel_of(QemuVersion::new(10, 0, 2), OvmfVariant::Since202505), unchanged);
+    assert_ne!(kernel_of(QemuVersion::new(9, 2, 4), OvmfVariant::Since202505), unchanged);
+    // Built before there were named files.
+    assert_ne!(kernel_of(QemuVersion::new(10, 0, 2), OvmfVariant::Pre202505), unchanged);
+    assert_eq!(kernel_of(QemuVersion::new(10, 2, 0), OvmfVariant::Pre202505), unchanged);
+}
+
+#[test]
+fn a_document_with_a_patched_kernel_says_nothing_of_newer_firmware_under_qemu_10_0() {
+    let document = ImageMeasurement::decode(&std::fs::read(testdata("image1.measurement.tdx.cbor")).unwrap()).unwrap();
+    let newer = ImageMeasurement { ovmf: OvmfVariant::Since202505, ..document.clone() };
+    let host = HostTables { acpi: zeros(), smbios: Some([1; 48]) };
+    let expected = |image, qemu| tdx::expected(image, &VmShape::new(2, 2 << 30, qemu).unwrap(), host).map(drop);
+    let (v9_2, v10_1, v10_2) = (QemuVersion::new(9, 2, 0), QemuVersion::new(10, 1, 0), QemuVersion::new(10, 2, 0));
+
+    assert_eq!((expected(&document, v10_1), expected(&newer, v9_2)), (Ok(()), Ok(())));
+    assert_eq!(expected(&newer, v10_1), Err(LaunchError::UnsupportedQemu(v10_1)));
+    assert_eq!(expected(&document, v10_2), Err(LaunchError::UnsupportedQemu(v10_2)));
 }

@@ -3,10 +3,14 @@
 
 mod qtest;
 
+use std::io::Write as _;
+
 use dstack_measurement::authenticode::{self, PeError};
 use dstack_measurement::kernel::{self, KernelError, KernelPlacement, SetupHeader};
+use dstack_measurement::kernel_blob::KernelBlob;
 use dstack_measurement::{QemuVersion, VmShape, sha384};
 use dstack_testkit::boot_files::{self, BootHeader, HEADERS_LEN, PE_AT};
+use lzma_rust2::{LzmaOptions, LzmaWriter};
 use qtest::Qemu;
 
 const FW_CFG_KERNEL_SIZE: u16 = 0x08;
@@ -72,15 +76,91 @@ fn document_and_qemu_agree_for_kernels_with_five_level_paging_only() {
 }
 
 #[test]
-fn qemu_from_10_2_on_leaves_the_kernel_as_it_is() {
+fn the_kernel_stays_as_it_is_from_10_2_on_and_from_10_0_on_for_firmware_that_asks_for_it() {
     let kernel = image(0x20f, 0x7f, 0x7fff_ffff);
-    let measure = |version| {
+    let unchanged = authenticode::sha384(&kernel).unwrap();
+    let is_unchanged = |version: QemuVersion, blob| {
         let shape = VmShape::new(1, 1 << 31, version).unwrap();
-        kernel::measure(&kernel, 5000, "", KernelPlacement::from(&shape)).unwrap()
+        kernel::measure(&kernel, 5000, "", KernelPlacement::new(&shape, blob)).unwrap() == unchanged
     };
 
-    assert_eq!(measure(QemuVersion::new(10, 2, 0)), authenticode::sha384(&kernel).unwrap());
-    assert_ne!(measure(QemuVersion::new(10, 1, 5)), authenticode::sha384(&kernel).unwrap());
+    for (version, with_patched, with_named) in [
+        (QemuVersion::new(8, 2, 2), false, false),
+        (QemuVersion::new(9, 2, 9), false, false),
+        (QemuVersion::new(10, 0, 0), false, true),
+        (QemuVersion::new(10, 1, 5), false, true),
+        (QemuVersion::new(10, 2, 0), true, true),
+        (QemuVersion::new(11, 1, 3), true, true),
+    ] {
+        assert_eq!(is_unchanged(version, KernelBlob::Patched), with_patched, "{version}");
+        assert_eq!(is_unchanged(version, KernelBlob::Named), with_named, "{version}");
+    }
+}
+
+#[test]
+fn the_installed_qemu_offers_the_file_as_it_is_too() {
+    let Some(version) = qtest::version_of(qtest::INSTALLED).filter(|version| version.offers_named_kernel()) else {
+        eprintln!("not run: no QEMU of 10.0 or later is installed");
+        return;
+    };
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let kernel = image(0x20f, 0x7f, 0x7fff_ffff);
+    std::fs::write(file.path(), &kernel).unwrap();
+    let arguments = ["-nodefaults", "-machine", "q35", "-kernel", &file.path().display().to_string()];
+
+    let offered = Qemu::start(qtest::INSTALLED, &arguments.map(str::to_owned)).file("etc/boot/kernel");
+
+    assert_eq!(offered, kernel, "QEMU {version}");
+}
+
+/// Firmware whose drivers are `content`, in a compressed section of type `kind`.
+fn firmware_with(content: &[u8], kind: u8) -> Vec<u8> {
+    let mut compressed = Vec::new();
+    let options = LzmaOptions { dict_size: 1 << 20, ..LzmaOptions::with_preset(1) };
+    let mut writer = LzmaWriter::new_use_header(&mut compressed, &options, Some(content.len() as u64)).unwrap();
+    writer.write_all(content).unwrap();
+    writer.finish().unwrap();
+    let guid = hex::decode("98584eee143959429d6edc7bd79403cf").unwrap();
+    let len = (24 + compressed.len() as u32).to_le_bytes();
+    let header = [&len[..3], &[kind], &guid, &24_u16.to_le_bytes(), &1_u16.to_le_bytes()].concat();
+    [vec![0xff; 0x90], header, compressed, vec![0xff; 0x100]].concat()
+}
+
+fn drivers_with(name: &[u8], at: usize) -> Vec<u8> {
+    let mut drivers = vec![0x90; 200_000];
+    drivers[at..at + name.len()].copy_from_slice(name);
+    drivers
+}
+
+#[test]
+fn firmware_that_knows_the_folder_of_named_files_takes_the_kernel_from_there() {
+    // In the first chunk, across two, and at the end.
+    for at in [5, (64 << 10) - 4, 200_000 - 9] {
+        assert_eq!(KernelBlob::of_firmware(&firmware_with(&drivers_with(b"etc/boot/", at), 2)), KernelBlob::Named, "at {at}");
+    }
+    assert_eq!(KernelBlob::of_firmware(&firmware_with(&drivers_with(b"etc/boot-menu-wait", 5), 2)), KernelBlob::Patched);
+}
+
+#[test]
+fn firmware_without_a_readable_section_is_taken_for_an_old_one() {
+    let good = firmware_with(&drivers_with(b"etc/boot/", 150_000), 2);
+    let flipped = |at: usize, bits: u8| {
+        let mut firmware = good.clone();
+        firmware[at] ^= bits;
+        KernelBlob::of_firmware(&firmware)
+    };
+
+    assert_eq!(KernelBlob::of_firmware(&good), KernelBlob::Named);
+    assert_eq!(KernelBlob::of_firmware(&firmware_with(&drivers_with(b"etc/boot/", 5), 1)), KernelBlob::Patched, "another type");
+    assert_eq!(flipped(0x94, 1), KernelBlob::Patched, "another GUID");
+    assert_eq!(flipped(0x92, 0x80), KernelBlob::Patched, "longer than the image");
+    assert_eq!(flipped(0xa4, 0xf8), KernelBlob::Patched, "data behind the section");
+    assert_eq!(flipped(0xa8, 0xff), KernelBlob::Patched, "no LZMA properties");
+    assert_eq!(flipped(0xac, 0x7f), KernelBlob::Patched, "a dictionary of 2 GiB");
+    for len in 0..good.len() {
+        let _any = KernelBlob::of_firmware(&good[..len]);
+    }
+    assert_eq!(KernelBlob::of_firmware(&[]), KernelBlob::Patched);
 }
 
 #[test]

@@ -191,7 +191,7 @@ fn library_caveats(verdict: &mut Verdict, subject: &Subject, question: &Question
             }
             "os-image" if line.outcome == Mark::Passed && !verified.acpi_tables_computed() => {
                 line.outcome = Mark::Remark;
-                caveats.push("The ACPI tables that the host gave the VM are measured, and nobody has looked at them.".to_owned());
+                caveats.push("The ACPI tables that the host gave the VM are measured, but they are of no machine we know: nobody has looked at them.".to_owned());
             }
             "os-image-event" if line.outcome == Mark::Unknown => line.outcome = Mark::Skipped,
             "freshness" | "debug" if line.outcome == Mark::Unknown => line.outcome = Mark::Skipped,

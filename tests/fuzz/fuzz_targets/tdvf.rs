@@ -2,13 +2,14 @@
 #![no_main]
 
 use dstack_fuzz as _;
-use dstack_measurement::{PageAddOrder, mrtd::mrtd, td_hob::TdHobWitness, tdvf::Tdvf};
+use dstack_measurement::{PageAddOrder, kernel_blob::KernelBlob, mrtd::mrtd, td_hob::TdHobWitness, tdvf::Tdvf};
 use libfuzzer_sys::fuzz_target;
 
 /// Firmware that describes more memory is parsed, not measured: hashing 256 MiB per input would find nothing.
 const MEASURED_MEMORY: u64 = 1 << 20;
 
 fuzz_target!(|data: &[u8]| {
+    let _ = KernelBlob::of_firmware(data);
     let Ok(firmware) = Tdvf::parse(data) else { return };
     if firmware.sections().iter().map(|section| section.memory_len).sum::<u64>() <= MEASURED_MEMORY {
         let _ = (mrtd(&firmware, PageAddOrder::SinglePass), mrtd(&firmware, PageAddOrder::TwoPass));

@@ -116,13 +116,8 @@ impl Machine {
 
 /// The software TEE takes the tables of 10.0 for every QEMU.
 fn covers(release: Release, shape: &VmShape) -> bool {
-    let version = shape.qemu_version;
-    match release {
-        Release::V8_2 | Release::V8_2Ubuntu => (version.major, version.minor) == (8, 2),
-        Release::V9_2 => (version.major, version.minor) == (9, 2),
-        Release::V10_0 => true,
-        Release::V11_1 => (version.major, version.minor) == (11, 1),
-    }
+    let (covered, version) = (release.version(), shape.qemu_version);
+    release == Release::V10_0 || (version.major, version.minor) == (covered.major, covered.minor)
 }
 
 /// The devices in the order of the command line, each in the lowest free slot. `None` if they do not fit.

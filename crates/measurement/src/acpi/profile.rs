@@ -43,6 +43,8 @@ pub(super) enum Release {
     V8_2Ubuntu,
     V9_2,
     V10_0,
+    /// As its first release candidate.
+    V11_0,
     V11_1,
 }
 
@@ -56,17 +58,19 @@ pub(super) enum SerialInterrupt {
 }
 
 impl Release {
+    pub(super) const ALL: [Self; 6] = [Self::V8_2, Self::V8_2Ubuntu, Self::V9_2, Self::V10_0, Self::V11_0, Self::V11_1];
+
     pub(super) fn cpu_scan(self) -> CpuScan {
         match self {
             Self::V8_2 | Self::V8_2Ubuntu | Self::V9_2 => CpuScan::NotifyAtOnce,
-            Self::V10_0 | Self::V11_1 => CpuScan::CollectFirst,
+            Self::V10_0 | Self::V11_0 | Self::V11_1 => CpuScan::CollectFirst,
         }
     }
 
     pub(super) fn label_answer(self) -> LabelAnswer {
         match self {
             Self::V8_2 | Self::V9_2 => LabelAnswer::Always,
-            Self::V8_2Ubuntu | Self::V10_0 | Self::V11_1 => LabelAnswer::WhenSet,
+            Self::V8_2Ubuntu | Self::V10_0 | Self::V11_0 | Self::V11_1 => LabelAnswer::WhenSet,
         }
     }
 
@@ -77,11 +81,23 @@ impl Release {
 
     /// The CPU selector is set to zero when the operating system starts.
     pub(super) fn resets_cpu_selector(self) -> bool {
-        self != Self::V11_1
+        !matches!(self, Self::V11_0 | Self::V11_1)
     }
 
     pub(super) fn serial_interrupt(self) -> SerialInterrupt {
         if self == Self::V11_1 { SerialInterrupt::Shared } else { SerialInterrupt::Plain }
+    }
+
+    /// A version of QEMU with these tables.
+    pub(super) fn version(self) -> QemuVersion {
+        let (major, minor) = match self {
+            Self::V8_2 | Self::V8_2Ubuntu => (8, 2),
+            Self::V9_2 => (9, 2),
+            Self::V10_0 => (10, 0),
+            Self::V11_0 => (11, 0),
+            Self::V11_1 => (11, 1),
+        };
+        QemuVersion::new(major, minor, 0)
     }
 
     /// How a host bridge for a NUMA node states its routing; `None` when that was not compared.
@@ -89,7 +105,7 @@ impl Release {
         match self {
             Self::V8_2 | Self::V8_2Ubuntu => Some(RoutingForm::Computed),
             Self::V9_2 => None,
-            Self::V10_0 | Self::V11_1 => Some(RoutingForm::Listed),
+            Self::V10_0 | Self::V11_0 | Self::V11_1 => Some(RoutingForm::Listed),
         }
     }
 }
@@ -119,6 +135,7 @@ impl AcpiProfile {
             (8, 2) => Release::V8_2,
             (9, 2) => Release::V9_2,
             (10, 0) => Release::V10_0,
+            (11, 0) => Release::V11_0,
             (11, 1) => Release::V11_1,
             _ => return Err(AcpiError::UnknownRelease(version)),
         };
@@ -135,6 +152,12 @@ impl AcpiProfile {
     #[must_use]
     pub const fn qemu_10_0(window: PciWindow) -> Self {
         Self { release: Release::V10_0, trigger: InterruptTrigger::Level, window }
+    }
+
+    /// A machine of QEMU 11.0 without TDX. Compared with its first release candidate.
+    #[must_use]
+    pub const fn qemu_11_0(window: PciWindow) -> Self {
+        Self { release: Release::V11_0, trigger: InterruptTrigger::Level, window }
     }
 
     /// A machine of QEMU 11.1 without TDX. Compared with QEMU itself.

@@ -4,7 +4,8 @@ use super::document::{STOCK_CFV_DIGEST, measure_cmdline};
 use super::{ImageError, ImageFiles, ImageMeasurement, ImageParts, InitrdDigest, OvmfVariant};
 use crate::acpi::AcpiDigests;
 use crate::boot_event::event_type as kind;
-use crate::kernel::{self, KernelPlacement};
+use crate::kernel::{self, KernelPlacement, SetupHeader};
+use crate::kernel_blob::KernelBlob;
 use crate::mrtd::mrtd;
 use crate::td_hob::{TdHobError, TdHobWitness};
 use crate::tdvf::{SectionKind, Tdvf};
@@ -98,7 +99,7 @@ pub enum LaunchError {
         /// Memory of the VM.
         memory_size: u64,
     },
-    /// The document holds the kernel as patched by QEMU before 10.2. The image files are needed.
+    /// The document holds the kernel as patched by QEMU; this one leaves it unpatched. The image files are needed.
     #[error("the measurement document does not cover QEMU {0}, which leaves the kernel unpatched")]
     UnsupportedQemu(QemuVersion),
     /// The firmware measures the SMBIOS structures and no digest of them is given.
@@ -111,13 +112,17 @@ pub enum LaunchError {
 /// `host`: digests of the ACPI files (and of SMBIOS), computed by [`crate::acpi::tables`] or taken from an event log whose content is
 /// then unchecked.
 ///
+/// Precondition on QEMU 10.0 and 10.1: the firmware is older than edk2-stable202502. The document does not say so and holds one digest
+/// of the kernel; with a later firmware RTMR1 comes out as another one than is measured. [`expected_from_files`] looks into the firmware.
+///
 /// # Errors
 /// [`LaunchError::UnsupportedMemory`], [`LaunchError::UnsupportedQemu`]: the document cannot tell, see [`expected_from_files`].
 pub fn expected(image: &ImageMeasurement, shape: &VmShape, host: impl Into<HostTables>) -> Result<ExpectedLaunch, LaunchError> {
     if shape.memory_below_4g() != 1 << 31 {
         return Err(LaunchError::UnsupportedMemory { memory_size: shape.memory_size });
     }
-    if !shape.qemu_version.patches_kernel_header() {
+    let blob = if image.ovmf == OvmfVariant::Since202505 { KernelBlob::Named } else { KernelBlob::Patched };
+    if KernelPlacement::new(shape, blob).header == SetupHeader::Unchanged {
         return Err(LaunchError::UnsupportedQemu(shape.qemu_version));
     }
     launch(&Material {
@@ -160,7 +165,8 @@ pub fn expected_from_parts(parts: &ImageParts<'_>, shape: &VmShape, host: impl I
     let td_hob = TdHobWitness::from_tdvf(&tdvf).map_err(ImageError::from)?;
     let store =
         tdvf.only(SectionKind::ConfigurationFirmwareVolume).ok_or_else(|| ImageError::UnknownVariableStore { digest: String::new() })?;
-    let kernel = kernel::measure(parts.kernel, parts.initrd.len, parts.cmdline, KernelPlacement::from(shape)).map_err(ImageError::from)?;
+    let placement = KernelPlacement::new(shape, kernel_blob(parts, shape));
+    let kernel = kernel::measure(parts.kernel, parts.initrd.len, parts.cmdline, placement).map_err(ImageError::from)?;
     launch(&Material {
         mrtd: mrtd(&tdvf, shape.page_add_order),
         td_hob: &td_hob,
@@ -172,6 +178,18 @@ pub fn expected_from_parts(parts: &ImageParts<'_>, shape: &VmShape, host: impl I
         memory_size: shape.memory_size,
         host: host.into(),
     })
+}
+
+/// Looks into the firmware only where that decides: on QEMU 10.0 and 10.1, if it is not a later one anyway.
+fn kernel_blob(parts: &ImageParts<'_>, shape: &VmShape) -> KernelBlob {
+    let version = shape.qemu_version;
+    match parts.ovmf {
+        OvmfVariant::Since202505 => KernelBlob::Named,
+        OvmfVariant::Pre202505 if version.offers_named_kernel() && version.patches_kernel_header() => {
+            KernelBlob::of_firmware(parts.firmware)
+        }
+        OvmfVariant::Pre202505 => KernelBlob::Patched,
+    }
 }
 
 struct ConfigurationVolume {

@@ -1,7 +1,7 @@
 //! A QEMU that does not run, driven over its qtest socket: ports, memory and `fw_cfg` as a firmware sees them.
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -29,8 +29,7 @@ pub(crate) fn version_of(program: &str) -> Option<QemuVersion> {
 
 pub(crate) struct Qemu {
     child: Child,
-    socket: BufReader<UnixStream>,
-    _directory: tempfile::TempDir,
+    socket: BufReader<TcpStream>,
 }
 
 impl Drop for Qemu {
@@ -43,12 +42,12 @@ impl Drop for Qemu {
 impl Qemu {
     /// Starts QEMU with the CPUs stopped.
     pub(crate) fn start(program: &str, arguments: &[String]) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("qtest");
-        let listener = UnixListener::bind(&path).unwrap();
+        // Not a Unix socket: a QEMU for Windows has none.
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let address = listener.local_addr().unwrap();
         listener.set_nonblocking(true).unwrap();
         let mut child = Command::new(program)
-            .args(["-accel", &accelerator(), "-S", "-display", "none", "-qtest-log", "none", "-qtest", &format!("unix:{}", path.display())])
+            .args(["-accel", &accelerator(), "-S", "-display", "none", "-qtest-log", "none", "-qtest", &format!("tcp:{address}")])
             .args(arguments)
             .stdin(Stdio::null())
             .spawn()
@@ -68,7 +67,8 @@ impl Qemu {
         };
         socket.set_nonblocking(false).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        Self { child, socket: BufReader::new(socket), _directory: directory }
+        socket.set_nodelay(true).unwrap();
+        Self { child, socket: BufReader::new(socket) }
     }
 
     fn command(&mut self, command: &str) -> String {
@@ -116,7 +116,7 @@ impl Qemu {
     }
 
     /// Content of the `fw_cfg` file `name`.
-    fn file(&mut self, name: &str) -> Vec<u8> {
+    pub(crate) fn file(&mut self, name: &str) -> Vec<u8> {
         const ENTRY_LEN: usize = 64;
         let be32 = |bytes: &[u8]| u32::from_be_bytes(bytes[..4].try_into().unwrap());
         let count = be32(&self.item(FW_CFG_DIRECTORY, 4)) as usize;
