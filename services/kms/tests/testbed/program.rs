@@ -45,6 +45,8 @@ impl Program {
     pub fn start(stack: &Stack) -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let (ready, log) = (stack.path("ready"), stack.path("kms.log"));
+        // An earlier program's.
+        let _ = std::fs::remove_file(&ready);
         let mut settings = stack.settings();
         settings.listen.set_port(port);
         settings.ready_file = Some(ready.clone());
@@ -63,6 +65,12 @@ impl Program {
     pub fn cpu(&self) -> Duration {
         let process = Pid::from_raw(self.process.id().try_into().unwrap());
         ClockId::pid_cpu_clock_id(process).and_then(|clock| clock.now()).unwrap().into()
+    }
+
+    /// Memory of the process that is in RAM.
+    pub fn resident_bytes(&self) -> u64 {
+        let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.process.id())).unwrap();
+        statm.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 4096
     }
 
     pub fn anonymous(&self) -> KmsClient<Client> {
