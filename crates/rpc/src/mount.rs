@@ -1,6 +1,6 @@
 //! pRPC on HTTP: one route per service, see [`mount`].
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -10,6 +10,7 @@ use axum::{
     routing::any,
 };
 use dstack_api::{Dispatch, Encoding, Payload, RpcError};
+use futures_util::FutureExt as _;
 use http::{HeaderValue, Method, StatusCode, header, request::Parts};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 
@@ -27,7 +28,7 @@ const JSON: &str = "application/json";
 pub enum GetPolicy {
     /// None.
     Refuse,
-    /// These; they must not change anything.
+    /// These; they must not change anything. They end with their connection, others are carried through.
     ReadOnly(&'static [&'static str]),
 }
 
@@ -40,8 +41,8 @@ struct Mounted<D> {
 ///
 /// `base`: path with leading slash, "" or "/" for the root. Bodies and answers are JSON when the query has `json` or the
 /// content type is JSON, protobuf otherwise; a `GET` takes its fields from the query and answers in JSON.
-/// Errors are HTTP 400, JSON `{"error","code","fix"}` or, for protobuf callers, `{string message = 1}`. A call that was
-/// read whole is carried through even when its caller goes away.
+/// Errors are HTTP 400, JSON `{"error","code","fix"}` or, for protobuf callers, `{string message = 1}`. A call that may change
+/// something and was read whole is carried through even when its caller goes away.
 pub fn mount<D: Dispatch<Caller = Caller>>(base: &str, dispatch: D, get: GetPolicy) -> Router {
     let state = Arc::new(Mounted { dispatch, get });
     let route = format!("{}/{{method}}", base.trim_end_matches('/'));
@@ -87,10 +88,17 @@ async fn call<D: Dispatch<Caller = Caller>>(
             return Err(RpcError::new("rpc/method-not-allowed", cause, "use POST"));
         }
     };
-    // A task of its own: a caller that hangs up must not stop a change half way, a panic must not take the connection.
-    let task = tokio::spawn(async move { mounted.dispatch.dispatch(caller, &method, Payload { encoding, bytes }).await });
-    task.await.unwrap_or_else(|error| {
-        tracing::error!(%error, "handler broke off");
+    let is_read_only = mounted.get.allows(&method);
+    let handler = async move { mounted.dispatch.dispatch(caller, &method, Payload { encoding, bytes }).await };
+    // A panic must not take the connection.
+    let outcome = if is_read_only {
+        AssertUnwindSafe(handler).catch_unwind().await.map_err(drop)
+    } else {
+        // A task of its own: a caller that hangs up must not stop a change half way.
+        tokio::spawn(handler).await.map_err(drop)
+    };
+    outcome.unwrap_or_else(|()| {
+        tracing::error!("handler broke off");
         Err(RpcError::internal("the handler broke off"))
     })
 }
