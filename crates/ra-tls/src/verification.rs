@@ -208,12 +208,17 @@ impl EvidenceVerifier {
         if first.is_ok() {
             return first;
         }
+        if self.fetch_wanted().await { call().await } else { first }
+    }
+
+    /// Fetches the collateral that handshakes lacked. Whether there is any now, so that trying again makes sense.
+    pub async fn fetch_wanted(&self) -> bool {
         let wanted = std::mem::take(&mut *self.wanted.lock().unwrap_or_else(PoisonError::into_inner));
         let mut found = false;
         for platform in wanted {
             found |= self.collateral.held(platform).await.is_ok();
         }
-        if found { call().await } else { first }
+        found
     }
 
     fn want(&self, platform: Platform) {

@@ -1,6 +1,10 @@
 //! The calls. Each converts and delegates.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    path::PathBuf,
+    sync::{Arc, PoisonError},
+    time::Instant,
+};
 
 use dstack_api::{
     Dispatch, Payload, RpcError,
@@ -10,7 +14,7 @@ use dstack_api::{
     },
 };
 use dstack_attestation::{Attestation, MrScope, VerifiedEvidence};
-use dstack_authorization::{AuthorizedBoot, Authorizer};
+use dstack_authorization::{AuthorizedBoot, AuthorizedKms, Authorizer};
 use dstack_manifest::AppId;
 use dstack_ra_tls::{CertRequest, EvidenceVerifier, LeafProfile, RaTlsCertificate, Refusal as PeerRefusal, RequestBody};
 use dstack_rpc::Caller;
@@ -21,19 +25,30 @@ use crate::{
     cert_policy::CertificateRules,
     key_store::KeyStore,
     release::{self, ReleaseError},
+    replication::{SendError, Sender},
+    sealing::Vault,
+    tee::Tee,
     verification::{self, Refusal},
 };
-
-/// What to do without the absent calls.
-const POINTER: &str = "run one KMS per key hierarchy and back up its cert_dir; services/kms/README.md lists what is absent";
 
 /// The service behind the calls.
 pub struct Kms {
     pub(crate) store: KeyStore,
     pub(crate) authorizer: Authorizer,
-    pub(crate) verification: EvidenceVerifier,
+    pub(crate) verification: Arc<EvidenceVerifier>,
     pub(crate) rules: CertificateRules,
     pub(crate) audit: Audit,
+    pub(crate) own: OwnKeys,
+}
+
+/// What the calls about this KMS's own keys need.
+pub(crate) struct OwnKeys {
+    /// `cert_dir`.
+    pub(crate) dir: PathBuf,
+    pub(crate) vault: Vault,
+    pub(crate) tee: Tee,
+    /// Leaf certificate of the HTTPS server, DER.
+    pub(crate) leaf: Vec<u8>,
 }
 
 impl KmsRpc for Kms {
@@ -51,8 +66,18 @@ impl KmsRpc for Kms {
         Ok(keys)
     }
 
-    async fn get_kms_key(&self, _: Caller, _: GetKmsKeyRequest) -> Result<KmsKeyResponse, RpcError> {
-        Err(RpcError::not_implemented("GetKmsKey (replication of a KMS)", POINTER))
+    async fn get_kms_key(&self, caller: Caller, request: GetKmsKeyRequest) -> Result<KmsKeyResponse, RpcError> {
+        let call = Call { method: "GetKmsKey", caller: &caller, started: Instant::now() };
+        let leaf = caller.tls_chain.first();
+        let verdict = verification::of_certificate(&self.verification, leaf, &request.vm_config, unix_seconds()).await;
+        let evidence = verdict.map_err(|refusal| self.refuse(&call, &refusal, None))?;
+        let allowed = self.authorizer.authorize_kms(&evidence).await.map_err(|denial| {
+            self.audit.refused(&call, &denial, Some(&evidence));
+            denial.for_attested_caller()
+        })?;
+        let answer = self.send_root(&allowed, &request, leaf.map(Vec::as_slice).unwrap_or_default())?;
+        self.audit.root_released(&call, &evidence);
+        Ok(answer)
     }
 
     async fn get_app_env_encrypt_pub_key(&self, caller: Caller, request: AppIdMessage) -> Result<PublicKeyResponse, RpcError> {
@@ -132,6 +157,21 @@ impl Kms {
         }
     }
 
+    fn send_root(&self, allowed: &AuthorizedKms, request: &GetKmsKeyRequest, receiver: &[u8]) -> Result<KmsKeyResponse, RpcError> {
+        let epochs = self.store.epochs.read().unwrap_or_else(PoisonError::into_inner);
+        let sender = Sender {
+            root: &self.store.keys,
+            temp_key_pem: &self.store.temp.key_pem(),
+            epochs: &epochs,
+            leaf: &self.own.leaf,
+            leaf_key: &self.store.rpc_key,
+        };
+        sender.send(allowed, request, receiver).map_err(|error| match error {
+            SendError::Nonce { .. } => RpcError::bad_request(error.to_string()),
+            _ => RpcError::internal(error.to_string()),
+        })
+    }
+
     fn refuse(&self, call: &Call<'_>, refusal: &Refusal, evidence: Option<&VerifiedEvidence>) -> RpcError {
         self.audit.refused(call, refusal, evidence);
         refusal.for_client(&call.caller.request_id)
@@ -162,7 +202,7 @@ fn own_failure(call: &Call<'_>, error: &ReleaseError) -> RpcError {
     RpcError::internal(error.to_string())
 }
 
-/// The KMS calls, and the refusal of the neighbouring services that do not exist yet.
+/// The KMS calls, and where the neighbouring services are.
 pub(crate) struct KmsDispatch(pub(crate) KmsServer<Kms>);
 
 impl Dispatch for KmsDispatch {
@@ -171,17 +211,22 @@ impl Dispatch for KmsDispatch {
 
     async fn dispatch(&self, caller: Caller, method: &str, input: Payload) -> Result<Vec<u8>, RpcError> {
         match method {
-            "Admin.ClearImageCache" | "ClearImageCache" => Err(RpcError::not_implemented(
-                "ClearImageCache",
-                "images are not downloaded: their measurements come with the evidence, so there is no cache to clear",
-            )),
-            "Onboard.Bootstrap" | "Bootstrap" => {
-                Err(RpcError::not_implemented("Bootstrap over RPC", "the keys are made at the first start; GetMeta shows bootstrap_info"))
-            }
-            "Onboard.Onboard" | "Onboard" | "Onboard.GetAttestationInfo" | "GetAttestationInfo" | "Onboard.Finish" | "Finish" => {
-                Err(RpcError::not_implemented("Onboard (replication of a KMS)", POINTER))
-            }
+            "ClearImageCache" => Err(admin_elsewhere(method)),
+            _ if method.starts_with("Admin.") => Err(admin_elsewhere(method)),
+            "Bootstrap" => Err(RpcError::new("kms/keys-exist", "KMS has already been bootstrapped", "use the keys that are there")),
+            "Onboard" => Err(RpcError::new("kms/keys-exist", "KMS has already been onboarded", "use the keys that are there")),
+            "GetAttestationInfo" | "Finish" => Err(onboarding_over()),
+            _ if method.starts_with("Onboard.") => Err(onboarding_over()),
             _ => self.0.dispatch(caller, method, input).await,
         }
     }
+}
+
+fn admin_elsewhere(method: &str) -> RpcError {
+    let cause = format!("{} is an admin call and not served here", method.chars().take(64).collect::<String>());
+    RpcError::new("kms/admin-elsewhere", cause, "set admin.listen and admin.token_file, and call that address")
+}
+
+fn onboarding_over() -> RpcError {
+    RpcError::new("kms/onboarding-over", "this KMS has keys: its onboarding is over", "read them and the evidence over them with GetMeta")
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use dstack_api::UserFacing;
-use dstack_attestation::VerifiedEvidence;
+use dstack_attestation::{MrScope, VerifiedEvidence};
 use dstack_authorization::AuthorizedBoot;
 use dstack_rpc::{Caller, Peer};
 
@@ -62,6 +62,23 @@ impl Audit {
             simulated = boot.is_simulated(),
             elapsed_ms = call.elapsed_ms(),
             "released"
+        );
+    }
+
+    /// The root keys go to another KMS.
+    pub(crate) fn root_released(&self, call: &Call<'_>, evidence: &VerifiedEvidence) {
+        tracing::warn!(
+            target: "dstack_kms::audit",
+            method = call.method,
+            request_id = call.caller.request_id,
+            peer = call.peer(),
+            mr_aggregated = evidence.mr_aggregated(MrScope::Runtime).map(hex::encode),
+            device_id = hex::encode(evidence.device_id()),
+            platform = evidence.tee_variant(),
+            tcb_status = %evidence.tcb_status(),
+            simulated = evidence.is_simulated(),
+            elapsed_ms = call.elapsed_ms(),
+            "root keys released to a replica"
         );
     }
 

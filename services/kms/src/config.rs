@@ -13,6 +13,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::Domain;
 
+mod keys;
+
+pub use keys::{Admin, FirstStart, Onboard, Sealing, SealingProvider, TeeConfig};
+
+/// Name of a KMS that nobody named.
+const DEFAULT_DOMAIN: &str = "kms.dstack.internal";
+
 /// `kms.toml`. Every key but the three paths has a default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -23,8 +30,9 @@ pub struct ConfigFile {
     /// Directory of keys and certificates; made at the first start. Its parent must be writable.
     pub cert_dir: PathBuf,
     /// Name in the certificate of the HTTPS server.
-    #[serde(default = "default_domain")]
-    pub domain: String,
+    /// Without it, the one chosen when the keys came, else `kms.dstack.internal`.
+    #[serde(default)]
+    pub domain: Option<String>,
     /// Who gets keys, as a file. Followed while running. Either this or `webhook`.
     #[serde(default)]
     pub allow_list: Option<PathBuf>,
@@ -48,6 +56,18 @@ pub struct ConfigFile {
     /// Verified clients that are remembered.
     #[serde(default = "default_cache")]
     pub verified_cache_entries: usize,
+    /// This machine's own evidence.
+    #[serde(default)]
+    pub tee: TeeConfig,
+    /// Keys at rest.
+    #[serde(default)]
+    pub sealing: Sealing,
+    /// A start without keys.
+    #[serde(default)]
+    pub onboard: Onboard,
+    /// Admin calls.
+    #[serde(default)]
+    pub admin: Admin,
     /// Everything that weakens a guarantee.
     #[serde(default)]
     pub danger: Danger,
@@ -80,14 +100,13 @@ pub struct Danger {
     /// Certificate (DER or PEM) of a software TEE's vendor root. Evidence under it proves nothing about hardware.
     #[serde(default)]
     pub simulated_root: Option<PathBuf>,
+    /// Device of a software TEE that stands for this machine's TEE, as an endpoint. Needs a build with the feature `simulated`.
+    #[serde(default)]
+    pub simulated_tee: Option<String>,
 }
 
 fn default_listen() -> SocketAddr {
     SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8000))
-}
-
-fn default_domain() -> String {
-    "kms.dstack.internal".to_owned()
 }
 
 fn default_webhook_timeout() -> u64 {
@@ -150,7 +169,9 @@ pub(crate) enum PolicySource {
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub(crate) file: ConfigFile,
-    pub(crate) domain: Domain,
+    /// As configured.
+    pub(crate) domain: Option<Domain>,
+    pub(crate) mr_enclave: Option<[u8; 32]>,
     pub(crate) policy: PolicySource,
     pub(crate) app_domains: Vec<Domain>,
     pub(crate) simulated_root: Option<Vec<u8>>,
@@ -170,7 +191,13 @@ impl Settings {
     /// Errors: every broken rule.
     pub fn check(file: ConfigFile, path: &Path) -> Result<Self, SettingsError> {
         let mut problems = Vec::new();
-        let domain = file.domain.parse::<Domain>().map_err(|error| problems.push(format!("domain: {error}"))).ok();
+        let domain = file.domain.as_deref().map(str::parse::<Domain>).transpose();
+        let domain = domain.map_err(|error| problems.push(format!("domain: {error}"))).ok();
+        let mr_enclave = file.sealing.mr_enclave.as_deref().map(parse_mr_enclave).transpose();
+        let mr_enclave = mr_enclave.map_err(|reason| problems.push(format!("sealing.mr_enclave: {reason}"))).ok();
+        if file.admin.listen.is_some() && file.admin.token_file.is_none() {
+            problems.push("admin.token_file: missing; the admin calls need a token".to_owned());
+        }
         if !(1..=36_500).contains(&file.max_certificate_days) {
             problems.push("max_certificate_days: must be 1 to 36500".to_owned());
         }
@@ -191,12 +218,23 @@ impl Settings {
         let simulated_root = simulated_root.transpose().map_err(|reason| problems.push(format!("danger.simulated_root: {reason}"))).ok();
         let app_domains = file.app_domains.iter().map(|name| name.parse::<Domain>()).collect::<Result<Vec<_>, _>>();
         let app_domains = app_domains.map_err(|error| problems.push(format!("app_domains: {error}"))).unwrap_or_default();
-        match (domain, policy, simulated_root) {
-            (Some(domain), Some(policy), Some(simulated_root)) if problems.is_empty() => {
-                Ok(Self { file, domain, policy, app_domains, simulated_root })
+        match (domain, mr_enclave, policy, simulated_root) {
+            (Some(domain), Some(mr_enclave), Some(policy), Some(simulated_root)) if problems.is_empty() => {
+                Ok(Self { file, domain, mr_enclave, policy, app_domains, simulated_root })
             }
             _ => Err(SettingsError::Values { path: path.to_owned(), problems }),
         }
+    }
+
+    /// Name of the HTTPS server where none was chosen otherwise.
+    pub(crate) fn first_domain(&self) -> Domain {
+        self.domain.clone().unwrap_or_else(|| Domain::fixed(DEFAULT_DOMAIN))
+    }
+
+    /// Where the key comes from that encrypts the keys at rest.
+    pub(crate) fn sealing_provider(&self) -> SealingProvider {
+        let default = if self.file.danger.run_without_tee { SealingProvider::None } else { SealingProvider::LocalKeyProvider };
+        self.file.sealing.provider.unwrap_or(default)
     }
 
     /// The configuration in force, as TOML. There is no secret in it.
@@ -219,6 +257,10 @@ fn policy_source(file: &ConfigFile) -> Result<PolicySource, String> {
         (None, None) => Err("allow_list: give allow_list or [webhook], nobody gets keys without a policy".to_owned()),
         (Some(_), Some(_)) => Err("webhook: allow_list and [webhook] exclude each other".to_owned()),
     }
+}
+
+fn parse_mr_enclave(text: &str) -> Result<[u8; 32], &'static str> {
+    hex::decode(text).ok().and_then(|bytes| bytes.try_into().ok()).ok_or("must be 64 hex digits")
 }
 
 fn read_certificate(path: &Path) -> Result<Vec<u8>, String> {
@@ -299,6 +341,6 @@ mod tests {
         assert_eq!(shown.keys().collect::<Vec<_>>(), known.keys().collect::<Vec<_>>());
         let danger = |table: &toml::Table| table["danger"].as_table().unwrap().keys().cloned().collect::<Vec<_>>();
         assert_eq!(danger(&shown), ["accept_unchecked_acpi", "run_without_tee", "webhook_decides_simulated"]);
-        assert_eq!(danger(&known), danger(&shown), "simulated_root is shown in prose: it needs a file");
+        assert_eq!(danger(&known), danger(&shown), "simulated_root and simulated_tee are shown in prose: they need more");
     }
 }

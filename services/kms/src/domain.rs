@@ -12,6 +12,11 @@ pub(crate) struct Domain(String);
 pub(crate) struct DomainError;
 
 impl Domain {
+    /// A name that this program itself gives.
+    pub(crate) fn fixed(name: &'static str) -> Self {
+        Self(name.to_owned())
+    }
+
     /// As written.
     #[must_use]
     pub(crate) fn as_str(&self) -> &str {

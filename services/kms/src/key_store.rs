@@ -1,21 +1,26 @@
 //! The files of `cert_dir`: what a KMS is.
 //!
 //! ```text
-//! root-ca.{crt,key}  tmp-ca.{crt,key}  rpc.{crt,key}  root-k256.key (32 bytes)  rpc-domain  bootstrap-info.json
+//! root-ca.{crt,key}  tmp-ca.{crt,key}  rpc.{crt,key}  root-k256.key (32 bytes)  epoch-seeds  rpc-domain  bootstrap-info.json
 //! ```
-//! Keys are PKCS#8 PEM unless said otherwise; all files are 0600. The directory appears as a whole, see [`crate::bootstrap`].
+//! Keys are PKCS#8 PEM unless said otherwise; they and the seeds are sealed ([`crate::sealing`]) where a platform key is configured. All
+//! files are 0600. The directory appears as a whole, see [`crate::bootstrap`].
 
 use std::{
     fs, io,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
+    sync::RwLock,
 };
 
 use dstack_api::UserFacing;
-use dstack_key_hierarchy::{InvalidKey, K256Key, P256Key, RootKeys, Secret};
+use dstack_attester::AttesterError;
+use dstack_key_hierarchy::{Epochs, InvalidKey, K256Key, P256Key, RootKeys, Secret};
 use dstack_ra_tls::{AuthorityError, CertKey, CertificateAuthority, KeyError};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
+
+use crate::sealing::{OpenError, Vault};
 
 pub(crate) const ROOT_CRT: &str = "root-ca.crt";
 pub(crate) const ROOT_KEY: &str = "root-ca.key";
@@ -25,10 +30,17 @@ pub(crate) const RPC_CRT: &str = "rpc.crt";
 pub(crate) const RPC_KEY: &str = "rpc.key";
 pub(crate) const RPC_DOMAIN: &str = "rpc-domain";
 pub(crate) const K256_KEY: &str = "root-k256.key";
+/// Seeds of the epochs; absent in the reference layout, where there is only the first.
+pub(crate) const EPOCHS: &str = "epoch-seeds";
 pub(crate) const BOOTSTRAP_INFO: &str = "bootstrap-info.json";
 /// Keys exist when all of these do.
 const REQUIRED: [&str; 7] = [TEMP_CRT, TEMP_KEY, ROOT_CRT, ROOT_KEY, RPC_CRT, RPC_KEY, K256_KEY];
 const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// Why a sealed file does not open.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct SealedFileError(#[from] OpenError);
 
 /// Why the keys cannot be used or made.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +82,24 @@ pub enum KeyStoreError {
         /// The file.
         path: PathBuf,
     },
+    /// A file cannot be opened or sealed.
+    #[error("sealed file {}", path.display())]
+    Sealed {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: SealedFileError,
+    },
+    /// New keys where there are keys.
+    #[error("{} holds the keys of a KMS already", dir.display())]
+    Exists {
+        /// `cert_dir`.
+        dir: PathBuf,
+    },
+    /// There is a TEE and it does not vouch for the new keys.
+    #[error("evidence over the keys")]
+    Evidence(#[source] AttesterError),
     /// Reading or writing.
     #[error("{action} {}", path.display())]
     Io {
@@ -100,6 +130,10 @@ impl UserFacing for KeyStoreError {
             Self::Exposed { .. } => "kms/keys-exposed",
             Self::Malformed { .. } => "kms/keys-malformed",
             Self::Mismatch { .. } => "kms/keys-mismatch",
+            Self::Sealed { source: SealedFileError(OpenError::NotSealed), .. } => "kms/keys-not-sealed",
+            Self::Sealed { .. } => "kms/keys-sealed",
+            Self::Exists { .. } => "kms/keys-exist",
+            Self::Evidence(_) => "kms/own-evidence",
             Self::Io { .. } => "kms/cert-dir-io",
             Self::Authority(_) | Self::CertKey(_) | Self::Key(_) => "kms/certificate",
         }
@@ -112,6 +146,15 @@ impl UserFacing for KeyStoreError {
             }
             Self::Exposed { path, .. } => format!("find out who read {}, then chmod 600 it", path.display()),
             Self::Malformed { path, .. } | Self::Mismatch { path } => format!("restore {} from a backup", path.display()),
+            Self::Sealed { source: SealedFileError(OpenError::NotSealed), path } => {
+                format!("move the directory of {} elsewhere and start once with --import and its new path", path.display())
+            }
+            Self::Sealed { .. } => {
+                "start on the machine, system and sealing provider that sealed it; else onboard from a replica or restore from shares"
+                    .to_owned()
+            }
+            Self::Exists { dir } => format!("use the keys in {}, or set cert_dir to a path that does not exist", dir.display()),
+            Self::Evidence(_) => "repair the TEE's quoting service; keys are made only where their origin can be proven".to_owned(),
             Self::Io { path, .. } => {
                 format!("check space and permissions of {}; cert_dir must not itself be a mount point", path.display())
             }
@@ -141,11 +184,15 @@ pub(crate) struct KeyStore {
     pub(crate) temp: CertificateAuthority,
     pub(crate) rpc_key: CertKey,
     pub(crate) bootstrap_info: Option<BootstrapInfo>,
+    /// Name of the HTTPS server as of the last start, or as somebody chose at the first.
+    pub(crate) domain: Option<String>,
+    /// Read once; changed with the file.
+    pub(crate) epochs: RwLock<Epochs>,
 }
 
 impl KeyStore {
     /// Loads the keys; none if `dir` is missing or empty.
-    pub(crate) fn load(dir: &Path) -> Result<Option<Self>, KeyStoreError> {
+    pub(crate) fn load(dir: &Path, vault: &Vault) -> Result<Option<Self>, KeyStoreError> {
         let missing: Vec<&'static str> = REQUIRED.into_iter().filter(|name| !dir.join(name).exists()).collect();
         if missing.len() == REQUIRED.len() {
             return if is_absent_or_empty(dir)? { Ok(None) } else { Err(KeyStoreError::Foreign { dir: dir.to_owned() }) };
@@ -153,14 +200,16 @@ impl KeyStore {
         if !missing.is_empty() {
             return Err(KeyStoreError::Incomplete { dir: dir.to_owned(), missing });
         }
-        let ca = P256Key::from_pkcs8_pem(&read_secret_text(dir, ROOT_KEY)?).map_err(|_| malformed(dir, ROOT_KEY, "a P-256 key"))?;
-        let k256 = Secret::from_slice(&read_secret(dir, K256_KEY)?).map_err(|_| malformed(dir, K256_KEY, "32 bytes"))?;
+        let ca = P256Key::from_pkcs8_pem(&secret_text(dir, ROOT_KEY, vault)?).map_err(|_| malformed(dir, ROOT_KEY, "a P-256 key"))?;
+        let k256 = Secret::from_slice(&secret(dir, K256_KEY, vault)?).map_err(|_| malformed(dir, K256_KEY, "32 bytes"))?;
         let k256 = K256Key::from_scalar(&k256).map_err(|_| malformed(dir, K256_KEY, "a secp256k1 key"))?;
         let store = Self {
             root: authority(dir, ROOT_CRT, cert_key(&ca)?)?,
-            temp: authority(dir, TEMP_CRT, read_cert_key(dir, TEMP_KEY)?)?,
-            rpc_key: read_cert_key(dir, RPC_KEY)?,
+            temp: authority(dir, TEMP_CRT, stored_cert_key(dir, TEMP_KEY, vault)?)?,
+            rpc_key: stored_cert_key(dir, RPC_KEY, vault)?,
             bootstrap_info: read_bootstrap_info(dir)?,
+            domain: dir.join(RPC_DOMAIN).exists().then(|| read_text(dir, RPC_DOMAIN)).transpose()?,
+            epochs: RwLock::new(read_epochs(dir, vault, &ca)?),
             keys: RootKeys { ca, k256 },
         };
         store.check_bootstrap_info(dir)?;
@@ -179,6 +228,12 @@ impl KeyStore {
 /// The same key for the certificate library.
 pub(crate) fn cert_key(key: &P256Key) -> Result<CertKey, KeyError> {
     CertKey::from_pkcs8_der(&key.to_pkcs8_der().map_err(|_| KeyError::NotP256)?)
+}
+
+/// Writes a secret file of `cert_dir` as a whole, sealed.
+pub(crate) fn write_secret(dir: &Path, name: &str, bytes: &[u8], vault: &Vault) -> Result<(), KeyStoreError> {
+    let sealed = vault.seal(name, bytes).map_err(|source| KeyStoreError::Sealed { path: dir.join(name), source: source.into() })?;
+    write(dir, name, &sealed)
 }
 
 /// Writes a file of `cert_dir` as a whole.
@@ -204,8 +259,15 @@ fn authority(dir: &Path, name: &str, key: CertKey) -> Result<CertificateAuthorit
     CertificateAuthority::load(&pem, key).map_err(|_| KeyStoreError::Mismatch { path: dir.join(name) })
 }
 
-fn read_cert_key(dir: &Path, name: &str) -> Result<CertKey, KeyStoreError> {
-    CertKey::from_pem(&read_secret_text(dir, name)?).map_err(|_| malformed(dir, name, "a P-256 key"))
+fn stored_cert_key(dir: &Path, name: &str, vault: &Vault) -> Result<CertKey, KeyStoreError> {
+    CertKey::from_pem(&secret_text(dir, name, vault)?).map_err(|_| malformed(dir, name, "a P-256 key"))
+}
+
+fn read_epochs(dir: &Path, vault: &Vault, ca: &P256Key) -> Result<Epochs, KeyStoreError> {
+    if !dir.join(EPOCHS).exists() {
+        return Ok(Epochs::first(ca));
+    }
+    Epochs::decode(&secret(dir, EPOCHS, vault)?).map_err(|_| malformed(dir, EPOCHS, "epochs"))
 }
 
 fn read_bootstrap_info(dir: &Path) -> Result<Option<BootstrapInfo>, KeyStoreError> {
@@ -233,8 +295,14 @@ fn read_secret(dir: &Path, name: &str) -> Result<Zeroizing<Vec<u8>>, KeyStoreErr
     read(&path)
 }
 
-fn read_secret_text(dir: &Path, name: &str) -> Result<Zeroizing<String>, KeyStoreError> {
+/// The content of a secret file, opened.
+fn secret(dir: &Path, name: &str, vault: &Vault) -> Result<Zeroizing<Vec<u8>>, KeyStoreError> {
     let bytes = read_secret(dir, name)?;
+    vault.open(name, &bytes).map_err(|source| KeyStoreError::Sealed { path: dir.join(name), source: source.into() })
+}
+
+fn secret_text(dir: &Path, name: &str, vault: &Vault) -> Result<Zeroizing<String>, KeyStoreError> {
+    let bytes = secret(dir, name, vault)?;
     std::str::from_utf8(&bytes).map(|text| Zeroizing::new(text.to_owned())).map_err(|_| malformed(dir, name, "text"))
 }
 

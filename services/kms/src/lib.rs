@@ -9,6 +9,8 @@
 //!
 //! Run: `dstack-kms --config kms.toml`; see `kms.example.toml`. The first start makes the root keys.
 
+mod access;
+mod admin;
 mod api;
 mod audit;
 mod bootstrap;
@@ -16,11 +18,20 @@ mod cert_policy;
 pub mod config;
 mod domain;
 mod key_store;
+mod machine;
+mod onboarding;
 mod policy;
 mod release;
+mod replication;
+mod sealing;
 mod server;
+mod tee;
 mod verification;
 
+pub use access::AccessError;
 pub use api::Kms;
-pub use key_store::{BootstrapInfo, KeyStoreError};
+pub use key_store::{BootstrapInfo, KeyStoreError, SealedFileError};
+pub use machine::import;
+pub use onboarding::{Onboarded, OnboardingServer};
+pub use sealing::{ProviderError, SealingError};
 pub use server::{Server, StartError};

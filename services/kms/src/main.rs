@@ -4,7 +4,7 @@ use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 use dstack_api::UserFacing;
-use dstack_kms::{Server, config::Settings};
+use dstack_kms::{Onboarded, OnboardingServer, Server, config::Settings};
 use dstack_service::report::Report;
 
 /// Key management service: releases keys only to measured, allowed code.
@@ -17,6 +17,9 @@ struct Arguments {
     /// Check the configuration, print it with all defaults, and exit.
     #[arg(long)]
     check_config: bool,
+    /// Take over the keys of a KMS whose cert_dir is DIR (plaintext layout), seal them into the configured cert_dir, and exit.
+    #[arg(long, value_name = "DIR", conflicts_with = "check_config")]
+    import: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -39,6 +42,14 @@ fn run(arguments: &Arguments) -> Result<(), Report> {
     dstack_service::telemetry::init("dstack-kms");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| start_failure(&error))?;
     runtime.block_on(async {
+        if let Some(from) = &arguments.import {
+            return dstack_kms::import(&settings, from).await.map_err(|error| report(&error));
+        }
+        if let Some(onboarding) = OnboardingServer::open(&settings).await.map_err(|error| report(&error))?
+            && onboarding.run(dstack_service::shutdown_signal()).await == Onboarded::Stopped
+        {
+            return Ok(());
+        }
         let server = Server::open(settings).await.map_err(|error| report(&error))?;
         server.run(dstack_service::shutdown_signal()).await.map_err(|error| start_failure(&error))
     })

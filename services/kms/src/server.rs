@@ -4,11 +4,11 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use axum::{Router, routing::get};
 use dstack_api::{UserFacing, kms::KmsServer};
-use dstack_attestation::{DocumentReference, Policy, RememberedReference, TrustAnchorError, TrustAnchors, Verifier};
-use dstack_attester::{Attester, AttesterError};
+use dstack_attestation::{Policy, TrustAnchorError, TrustAnchors};
+use dstack_attester::AttesterError;
 use dstack_authorization::AllowListError;
 use dstack_ra_tls::{
-    AuthorityError, CertKey, CertificateAuthority, EvidenceVerifier, LeafProfile, Validity, VerificationLimits,
+    AuthorityError, CertKey, CertificateAuthority, LeafProfile, Validity,
     collateral::{CollateralClient, FetchError},
     ra_tls_report_data,
     tls::{self, Identity},
@@ -18,22 +18,24 @@ use dstack_service::clock::unix_seconds;
 use rustls_pki_types::CertificateDer;
 
 use crate::{
-    api::{Kms, KmsDispatch},
+    access::AccessError,
+    admin::{self, AdminListener},
+    api::{Kms, KmsDispatch, OwnKeys},
     audit::Audit,
-    bootstrap,
     cert_policy::CertificateRules,
     config::Settings,
     domain::Domain,
     key_store::{self, KeyStore, KeyStoreError},
-    policy,
+    machine::Machine,
     release::pem_of,
+    sealing::SealingError,
 };
 
 /// Calls that change nothing and carry nothing secret.
 const READ_ONLY: GetPolicy = GetPolicy::ReadOnly(&["GetMeta", "GetTempCaCert", "GetAppEnvEncryptPubKey"]);
 
 /// Evidence of this machine over report data, as an encoded stripped envelope; none outside of a TEE.
-pub(crate) type Attest<'a> = dyn Fn(&[u8; 64]) -> Option<Vec<u8>> + 'a;
+pub(crate) type Attest<'a> = dyn Fn(&[u8; 64]) -> Result<Option<Vec<u8>>, AttesterError> + 'a;
 
 /// Why the service does not start.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +48,27 @@ pub enum StartError {
         #[source]
         source: AttesterError,
     },
+    /// Configuration of this VM.
+    #[error("reading {}", path.display())]
+    SysConfig {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The platform's key for keys at rest.
+    #[error(transparent)]
+    Sealing(#[from] SealingError),
+    /// No keys, and the configuration forbids making them.
+    #[error("there are no keys in {}", dir.display())]
+    NoKeys {
+        /// `cert_dir`.
+        dir: PathBuf,
+    },
+    /// A token file.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// Root keys.
     #[error(transparent)]
     Keys(#[from] KeyStoreError),
@@ -79,6 +102,10 @@ impl UserFacing for StartError {
     fn code(&self) -> &'static str {
         match self {
             Self::NoTee { .. } => "kms/no-tee",
+            Self::SysConfig { .. } => "kms/sys-config",
+            Self::Sealing(error) => error.code(),
+            Self::NoKeys { .. } => "kms/no-keys",
+            Self::Access(error) => error.code(),
             Self::Keys(error) => error.code(),
             Self::AllowList(error) => error.code(),
             Self::SimulatedRoot { .. } => "kms/simulated-root",
@@ -93,6 +120,12 @@ impl UserFacing for StartError {
             Self::NoTee { .. } => {
                 "run the KMS in a confidential VM, or set run_without_tee = true under [danger] for a test system".to_owned()
             }
+            Self::SysConfig { .. } => "name the VM's .sys-config.json as tee.sys_config, or leave it out".to_owned(),
+            Self::Sealing(error) => error.fix(),
+            Self::NoKeys { .. } => {
+                "set onboard.first_start to \"wait\" and onboard this KMS, or to \"bootstrap\" to make new root keys".to_owned()
+            }
+            Self::Access(error) => error.fix(),
             Self::Keys(error) => error.fix(),
             Self::AllowList(error) => error.fix(),
             Self::SimulatedRoot { .. } => "give the root certificate that the software TEE generated".to_owned(),
@@ -107,6 +140,7 @@ impl UserFacing for StartError {
 pub struct Server {
     kms: Arc<Kms>,
     listener: Listener,
+    admin: Option<AdminListener>,
     ready_file: Option<PathBuf>,
 }
 
@@ -115,27 +149,21 @@ impl Server {
     ///
     /// Errors: see [`StartError`]; nothing is left behind that a next start could trip over.
     pub async fn open(settings: Settings) -> Result<Self, StartError> {
-        let attest = open_tee(&settings)?;
-        let attest: &Attest<'_> = &attest;
-        let verifier = Verifier::new(trust_anchors(&settings)?, evidence_policy(&settings))
-            .with_image_reference(Arc::new(RememberedReference::new(DocumentReference)));
-        let authorizer = policy::open(&settings).await?;
-        let collateral = collateral_client(&settings.file.collateral_url)?;
+        let machine = Machine::open(&settings).await?;
         let now = unix_seconds();
-        let store = bootstrap::load_or_create(&settings.file.cert_dir, &settings.domain, attest, now)?;
-        let identity = renew_rpc_certificate(&store, &settings, attest, now)?;
+        let store = machine.keys(&settings, now)?;
+        let domain = effective_domain(&settings, &store);
+        let identity = renew_rpc_certificate(&store, &settings, &domain, &machine, now)?;
+        let identity_leaf = identity.chain.first().map(|leaf| leaf.to_vec()).unwrap_or_default();
         let config = tls::server(&identity, store.temp.certificate_der()).map_err(|error| StartError::Tls { reason: error.to_string() })?;
         let listener = Listener::tls(settings.file.listen, config).await?;
-        let limits = VerificationLimits {
-            concurrent: settings.file.max_verifications,
-            verdicts: settings.file.verified_cache_entries,
-            ..VerificationLimits::default()
-        };
-        let verification = EvidenceVerifier::new(verifier, collateral, limits);
+        let admin = admin::open(&settings).await?;
         let max_seconds = u64::from(settings.file.max_certificate_days) * 24 * 3600;
-        let rules = CertificateRules { kms_domain: settings.domain, app_domains: settings.app_domains, max_seconds };
-        let kms = Kms { store, authorizer, verification, rules, audit: Audit::new() };
-        Ok(Self { kms: Arc::new(kms), listener, ready_file: settings.file.ready_file })
+        let rules = CertificateRules { kms_domain: domain, app_domains: settings.app_domains, max_seconds };
+        let Machine { tee, vault, verification, authorizer } = machine;
+        let own = OwnKeys { dir: settings.file.cert_dir.clone(), vault, tee, leaf: identity_leaf };
+        let kms = Kms { store, authorizer, verification, rules, audit: Audit::new(), own };
+        Ok(Self { kms: Arc::new(kms), listener, admin, ready_file: settings.file.ready_file })
     }
 
     /// Address in use.
@@ -144,13 +172,29 @@ impl Server {
         self.listener.local_addr()
     }
 
+    /// Address of the admin calls, where they are served.
+    #[must_use]
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().and_then(AdminListener::local_addr)
+    }
+
     /// Serves until `shutdown` completes, then lets running calls end.
     ///
     /// Errors: readiness could not be announced.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> std::io::Result<()> {
         tracing::info!(address = self.local_addr().map(|address| address.to_string()), "serving");
         dstack_service::readiness::announce(self.ready_file.as_deref())?;
-        dstack_rpc::serve(self.listener, router(self.kms), shutdown).await;
+        let (stop, stopped) = tokio::sync::watch::channel(false);
+        let main = async {
+            dstack_rpc::serve(self.listener, router(Arc::clone(&self.kms)), shutdown).await;
+            stop.send_replace(true);
+        };
+        let admin = async {
+            if let Some(admin) = self.admin {
+                admin.serve(&self.kms, stopped).await;
+            }
+        };
+        tokio::join!(main, admin);
         Ok(())
     }
 }
@@ -161,7 +205,7 @@ fn router(kms: Arc<Kms>) -> Router {
         .route("/healthz", get(|| async { "OK" }))
 }
 
-fn trust_anchors(settings: &Settings) -> Result<TrustAnchors, StartError> {
+pub(crate) fn trust_anchors(settings: &Settings) -> Result<TrustAnchors, StartError> {
     let (Some(der), Some(path)) = (&settings.simulated_root, &settings.file.danger.simulated_root) else {
         return Ok(TrustAnchors::hardware());
     };
@@ -171,7 +215,7 @@ fn trust_anchors(settings: &Settings) -> Result<TrustAnchors, StartError> {
 }
 
 /// What evidence must show whoever it is of. TCB status and advisories are the allow list's business.
-fn evidence_policy(settings: &Settings) -> Policy {
+pub(crate) fn evidence_policy(settings: &Settings) -> Policy {
     let accept_unchecked_acpi = settings.file.danger.accept_unchecked_acpi;
     if accept_unchecked_acpi {
         tracing::warn!(setting = "danger.accept_unchecked_acpi", "ACPI tables of guests are not checked");
@@ -179,33 +223,34 @@ fn evidence_policy(settings: &Settings) -> Policy {
     Policy { accept_unchecked_acpi, ..Policy::default() }
 }
 
-fn collateral_client(url: &str) -> Result<CollateralClient, StartError> {
+pub(crate) fn collateral_client(url: &str) -> Result<CollateralClient, StartError> {
     Ok(CollateralClient::new(url)?.with_tls(dstack_rpc::system_tls()))
-}
-
-/// Source of evidence of this machine.
-fn open_tee(settings: &Settings) -> Result<impl Fn(&[u8; 64]) -> Option<Vec<u8>> + use<>, StartError> {
-    let attester = match Attester::open(&dstack_attester::Options::default()) {
-        Ok(attester) => Some(attester),
-        Err(error) if settings.file.danger.run_without_tee => {
-            tracing::warn!(setting = "danger.run_without_tee", %error, "no TEE protects the root keys from the owner of this machine");
-            None
-        }
-        Err(source) => return Err(StartError::NoTee { source }),
-    };
-    Ok(move |report_data: &[u8; 64]| {
-        let quoted = attester.as_ref()?.quote(report_data, "{}");
-        quoted
-            .inspect_err(|error| tracing::error!(%error, "no evidence of this machine"))
-            .ok()
-            .map(|quoted| quoted.attestation.stripped().encode())
-    })
 }
 
 /// A chain, leaf first.
 pub(crate) struct Chain {
     pub(crate) ders: Vec<CertificateDer<'static>>,
     pub(crate) pem: String,
+}
+
+/// Why there is no certificate for the HTTPS server.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ChainError {
+    /// The authority.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// The TEE does not vouch for its key.
+    #[error(transparent)]
+    Evidence(#[from] AttesterError),
+}
+
+impl From<ChainError> for KeyStoreError {
+    fn from(error: ChainError) -> Self {
+        match error {
+            ChainError::Authority(error) => error.into(),
+            ChainError::Evidence(error) => Self::Evidence(error),
+        }
+    }
 }
 
 /// A fresh certificate of the HTTPS server, with evidence of now.
@@ -215,19 +260,32 @@ pub(crate) fn rpc_chain(
     domain: &Domain,
     attest: &Attest<'_>,
     now: u64,
-) -> Result<Chain, AuthorityError> {
+) -> Result<Chain, ChainError> {
     let spki = key.spki_der();
-    let profile = LeafProfile::kms_rpc(domain.as_str(), attest(&ra_tls_report_data(&spki)));
+    let profile = LeafProfile::kms_rpc(domain.as_str(), attest(&ra_tls_report_data(&spki))?);
     let leaf = root.issue_leaf(&spki, &profile, Validity::starting(now, Validity::TEN_YEARS))?;
     let pem = format!("{}{}", pem_of(&leaf), root.certificate_pem());
     Ok(Chain { ders: vec![leaf, root.certificate_der().clone()], pem })
 }
 
-fn renew_rpc_certificate(store: &KeyStore, settings: &Settings, attest: &Attest<'_>, now: u64) -> Result<Identity, StartError> {
+/// The configured name, else the one chosen when the keys came.
+fn effective_domain(settings: &Settings, store: &KeyStore) -> Domain {
+    let stored = store.domain.as_deref().and_then(|domain| domain.trim().parse().ok());
+    settings.domain.clone().or(stored).unwrap_or_else(|| settings.first_domain())
+}
+
+fn renew_rpc_certificate(
+    store: &KeyStore,
+    settings: &Settings,
+    domain: &Domain,
+    machine: &Machine,
+    now: u64,
+) -> Result<Identity, StartError> {
     let dir = &settings.file.cert_dir;
-    let chain = rpc_chain(&store.root, &store.rpc_key, &settings.domain, attest, now).map_err(KeyStoreError::from)?;
+    let attest = |report_data: &[u8; 64]| machine.tee.attest(report_data);
+    let chain = rpc_chain(&store.root, &store.rpc_key, domain, &attest, now).map_err(KeyStoreError::from)?;
     key_store::write(dir, key_store::RPC_CRT, chain.pem.as_bytes())?;
-    key_store::write(dir, key_store::RPC_DOMAIN, settings.domain.as_str().as_bytes())?;
+    key_store::write(dir, key_store::RPC_DOMAIN, domain.as_str().as_bytes())?;
     let key = CertKey::from_pem(&store.rpc_key.to_pem()).map_err(KeyStoreError::from)?;
     Ok(Identity { chain: chain.ders, key })
 }

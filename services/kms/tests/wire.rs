@@ -98,22 +98,24 @@ async fn an_app_id_has_twenty_bytes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn absent_calls_say_so_and_point_on() {
+async fn calls_that_are_not_served_here_say_where_they_are() {
     let stack = Stack::start().await;
     let kms = stack.kms().await;
-    for method in [
-        "GetKmsKey",
-        "KMS.GetKmsKey",
-        "Admin.ClearImageCache",
-        "Onboard.Bootstrap",
-        "Onboard.Onboard",
-        "Onboard.GetAttestationInfo",
-        "Onboard.Finish",
+    for (method, code) in [
+        ("GetKmsKey", "kms/no-client-certificate"),
+        ("KMS.GetKmsKey", "kms/no-client-certificate"),
+        ("Admin.ClearImageCache", "kms/admin-elsewhere"),
+        ("ClearImageCache", "kms/admin-elsewhere"),
+        ("Onboard.Bootstrap", "kms/onboarding-over"),
+        ("Bootstrap", "kms/keys-exist"),
+        ("Onboard", "kms/keys-exist"),
+        ("Onboard.GetAttestationInfo", "kms/onboarding-over"),
+        ("Finish", "kms/onboarding-over"),
     ] {
         let answer = post(&kms, &format!("/prpc/{method}?json"), "application/json", "{}").await;
 
         assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{method}");
-        assert_eq!(json(&answer)["code"], "rpc/not-implemented", "{method}");
+        assert_eq!(json(&answer)["code"], code, "{method}");
         assert!(!json(&answer)["fix"].as_str().unwrap().is_empty(), "{method}");
     }
     assert_eq!(json(&post(&kms, "/prpc/Nonsense?json", "application/json", "{}").await)["code"], "rpc/unknown-method");

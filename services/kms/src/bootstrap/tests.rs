@@ -4,13 +4,21 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use dstack_api::UserFacing as _;
 
+use dstack_attester::AttesterError;
+use dstack_key_hierarchy::Secret;
+
 use super::*;
+use crate::sealing::Kind;
 
 const NOW: u64 = 1_800_000_000;
 const TEN_YEARS: u64 = Validity::TEN_YEARS;
 
+fn site<T>(dir: &Path, vault: &Vault, attest: &Attest<'_>, now: u64, run: impl FnOnce(&Site<'_>) -> T) -> T {
+    run(&Site { dir, vault, domain: &"kms.test".parse().unwrap(), attest, now })
+}
+
 fn open(dir: &Path, now: u64) -> Result<KeyStore, KeyStoreError> {
-    load_or_create(dir, &"kms.test".parse().unwrap(), &|_| None, now)
+    site(dir, &Vault::plain(), &|_| Ok(None), now, |site| site.load_or_create())
 }
 
 fn must_fail(dir: &Path) -> KeyStoreError {
@@ -75,10 +83,10 @@ fn evidence_covers_the_new_public_keys() {
     let asked = std::cell::RefCell::new(Vec::new());
     let attest = |report_data: &[u8; 64]| {
         asked.borrow_mut().push(*report_data);
-        Some(b"evidence".to_vec())
+        Ok(Some(b"evidence".to_vec()))
     };
 
-    let store = load_or_create(&dir, &"kms.test".parse().unwrap(), &attest, NOW).unwrap();
+    let store = site(&dir, &Vault::plain(), &attest, NOW, |site| site.load_or_create()).unwrap();
 
     let info = store.bootstrap_info.unwrap();
     assert_eq!(info.attestation, b"evidence");
@@ -185,4 +193,76 @@ fn authorities_are_renewed_with_the_same_key_in_their_last_year() {
     assert_ne!(renewed.temp.certificate_pem(), first.temp.certificate_pem());
     assert_eq!(renewed.root.spki_der(), first.root.spki_der());
     assert_eq!(renewed.temp.spki_der(), first.temp.spki_der());
+}
+
+#[test]
+fn keys_whose_origin_the_tee_does_not_prove_are_not_made() {
+    let (_directory, dir) = root();
+
+    let made = site(&dir, &Vault::plain(), &|_| Err(AttesterError::NoTee), NOW, |site| site.load_or_create());
+
+    assert_eq!(made.err().map(|error| error.code()), Some("kms/own-evidence"));
+    assert!(!dir.exists());
+}
+
+fn vault(byte: u8) -> Vault {
+    Vault::under(Kind::SoftwareTee, &Secret::new([byte; 32]))
+}
+
+#[test]
+fn sealed_keys_are_the_same_at_the_next_start_and_not_readable_in_the_files() {
+    let (_directory, dir) = root();
+    let first = site(&dir, &vault(1), &|_| Ok(None), NOW, |site| site.load_or_create()).unwrap();
+
+    let second = site(&dir, &vault(1), &|_| Ok(None), NOW, |site| site.load_or_create()).unwrap();
+
+    assert_eq!(first.keys.k256.scalar(), second.keys.k256.scalar());
+    for name in [ROOT_KEY, TEMP_KEY, RPC_KEY, K256_KEY] {
+        let bytes = fs::read(dir.join(name)).unwrap();
+        assert!(crate::sealing::is_sealed(&bytes), "{name}");
+        assert!(!bytes.windows(11).any(|window| window == b"PRIVATE KEY"), "{name}");
+    }
+}
+
+#[test]
+fn sealed_keys_open_nowhere_else() {
+    let (_directory, dir) = root();
+    site(&dir, &vault(1), &|_| Ok(None), NOW, |site| site.load_or_create()).unwrap();
+    let code = |vault: &Vault| site(&dir, vault, &|_| Ok(None), NOW, |site| site.load()).err().map(|error| error.code());
+
+    assert_eq!(code(&vault(2)), Some("kms/keys-sealed"));
+    assert_eq!(code(&Vault::plain()), Some("kms/keys-sealed"));
+    assert_eq!(code(&vault(1)), None);
+}
+
+#[test]
+fn a_sealed_file_does_not_pass_for_another_one() {
+    let (_directory, dir) = root();
+    site(&dir, &vault(1), &|_| Ok(None), NOW, |site| site.load_or_create()).unwrap();
+    fs::copy(dir.join(RPC_KEY), dir.join(TEMP_KEY)).unwrap();
+
+    let error = site(&dir, &vault(1), &|_| Ok(None), NOW, |site| site.load()).err().unwrap();
+
+    assert_eq!(error.code(), "kms/keys-sealed");
+    assert!(error.to_string().ends_with(TEMP_KEY), "{error}");
+}
+
+#[test]
+fn plaintext_is_not_taken_for_sealed_keys_and_is_imported_only_on_request() {
+    let (_directory, dir) = root();
+    let plain = open(&dir, NOW).unwrap();
+    let refused = site(&dir, &vault(1), &|_| Ok(None), NOW, |site| site.load_or_create());
+    assert_eq!(refused.err().map(|error| error.code()), Some("kms/keys-not-sealed"));
+    let elsewhere = dir.with_file_name("reference");
+    fs::rename(&dir, &elsewhere).unwrap();
+
+    let imported = site(&dir, &vault(1), &|_| Ok(None), NOW, |site| site.import(&elsewhere)).unwrap();
+
+    assert_eq!(imported.keys.ca.scalar(), plain.keys.ca.scalar());
+    assert_eq!(imported.keys.k256.scalar(), plain.keys.k256.scalar());
+    assert_eq!(imported.temp.spki_der(), plain.temp.spki_der());
+    assert_eq!(imported.bootstrap_info, plain.bootstrap_info);
+    assert!(crate::sealing::is_sealed(&fs::read(dir.join(K256_KEY)).unwrap()));
+    let again = site(&dir, &vault(1), &|_| Ok(None), NOW, |site| site.import(&elsewhere));
+    assert_eq!(again.err().map(|error| error.code()), Some("kms/keys-exist"));
 }

@@ -8,6 +8,7 @@
     reason = "tests panic on purpose; not every test uses everything"
 )]
 
+pub mod machine;
 pub mod program;
 
 use std::{
@@ -20,7 +21,7 @@ use dstack_attestation::Attestation;
 use dstack_event_log::{RuntimeEvent, names};
 use dstack_kms::{
     Server,
-    config::{ConfigFile, Danger, Settings},
+    config::{Admin, ConfigFile, Danger, Onboard, Sealing, Settings, TeeConfig},
 };
 use dstack_manifest::{AppId, ComposeHash, InstanceId, VmConfig};
 use dstack_ra_tls::{
@@ -111,6 +112,13 @@ impl Stack {
         self.write_allow_list(&text);
     }
 
+    /// As [`Self::allow`], with machines of this measurement as KMS.
+    pub fn allow_kms(&self, guests: &[&Guest], mr_aggregated: &str) {
+        self.allow(guests);
+        let text = std::fs::read_to_string(self.path("allow.toml")).unwrap();
+        self.write_allow_list(&format!("{text}[kms]\nmr_aggregated = [\"{mr_aggregated}\"]\nany_device = true\n"));
+    }
+
     pub fn write_allow_list(&self, text: &str) {
         dstack_service::fs::write_atomic(self.path("allow.toml"), text.as_bytes(), 0o644).unwrap();
     }
@@ -119,7 +127,7 @@ impl Stack {
         ConfigFile {
             listen: ([127, 0, 0, 1], 0).into(),
             cert_dir: self.path("kms"),
-            domain: "kms.test".into(),
+            domain: Some("kms.test".into()),
             allow_list: Some(self.path("allow.toml")),
             webhook: None,
             collateral_url: self.collateral_url.clone(),
@@ -128,6 +136,10 @@ impl Stack {
             app_domains: Vec::new(),
             max_verifications: 2,
             verified_cache_entries: 16,
+            tee: TeeConfig::default(),
+            sealing: Sealing::default(),
+            onboard: Onboard::default(),
+            admin: Admin::default(),
             danger: Danger { run_without_tee: true, simulated_root: Some(self.path("tee/root.pem")), ..Danger::default() },
         }
     }
