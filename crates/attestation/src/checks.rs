@@ -107,3 +107,47 @@ impl CheckReport {
         self.checks.push((check, CheckOutcome::NotChecked(why.into())));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Check, CheckReport};
+
+    /// Scripts read these names; a check that is added is added at the place where it is made.
+    #[test]
+    fn names_of_checks_are_stable() {
+        use Check::*;
+        let checks = [
+            QuoteFormat,
+            QuoteSignature,
+            TdAttributes,
+            Debug,
+            Platform,
+            TcbPolicy,
+            Freshness,
+            ReportData,
+            RuntimeLog,
+            BootLog,
+            Identity,
+            MrConfigId,
+            OsImage,
+            OsImageEvent,
+        ];
+
+        let names = "quote-format quote-signature td-attributes debug platform tcb-policy freshness report-data runtime-log boot-log identity \
+                     mr-config-id os-image os-image-event";
+
+        assert_eq!(checks.map(|check| check.to_string()).join(" "), names);
+    }
+
+    #[test]
+    fn a_report_lists_what_was_made_in_order() {
+        let mut report = CheckReport::default();
+        report.pass(Check::QuoteFormat, "fine");
+        report.skip(Check::BootLog, "stripped");
+
+        let made: Vec<Check> = report.checks().iter().map(|(check, _)| *check).collect();
+
+        assert_eq!(made, [Check::QuoteFormat, Check::BootLog]);
+        assert_eq!([Check::QuoteFormat, Check::BootLog, Check::OsImage].map(|check| report.passed(check)), [true, false, false]);
+    }
+}

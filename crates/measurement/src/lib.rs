@@ -20,6 +20,7 @@ pub mod acpi;
 pub mod authenticode;
 pub mod boot_event;
 pub mod checksum;
+mod document_format;
 mod guid_table;
 mod hash;
 pub mod kernel;
@@ -33,6 +34,7 @@ pub mod tdvf;
 pub mod tdx;
 
 pub use boot_event::{BootEvent, replay};
+pub use document_format::DocumentFormatError;
 pub use hash::{Sha384, sha384};
 pub use shape::{HostShareMode, PageAddOrder, QemuVersion, RootDisk, ShapeError, VmShape};
 

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use dstack_manifest::{OsImageHash, SnpMeasurementDocument};
+use dstack_measurement::DocumentFormatError;
 use dstack_measurement::checksum::{ChecksumError, binding_line, os_image_hash};
 use dstack_measurement::snp::{
     CpuSignature, GuestFeatures, KernelHashes, Section, SectionKind, SevFirmware, SevFirmwareError, SnpDocumentError, SnpImageFiles,
@@ -171,16 +172,16 @@ fn document_of_another_image_or_shape_is_refused() {
     let refuse = |document: &SnpMeasurementDocument| SnpImageMeasurement::from_bound_document(document, &os_image).unwrap_err();
 
     let other_image = SnpMeasurementDocument { checksum_file: b"\n".to_vec(), ..document.clone() };
-    assert!(matches!(refuse(&other_image), SnpDocumentError::NotBound(ChecksumError::BadLine { .. })));
+    assert!(matches!(refuse(&other_image), SnpDocumentError::Format(DocumentFormatError::NotBound(ChecksumError::BadLine { .. }))));
     let other_list = SnpMeasurementDocument { checksum_file: binding_line("measurement.snp.cbor", b"x").into_bytes(), ..document.clone() };
-    assert!(matches!(refuse(&other_list), SnpDocumentError::NotBound(ChecksumError::OtherImage { .. })));
+    assert!(matches!(refuse(&other_list), SnpDocumentError::Format(DocumentFormatError::NotBound(ChecksumError::OtherImage { .. }))));
     let mut changed = document.clone();
     changed.measurement[20] ^= 1;
-    assert!(matches!(refuse(&changed), SnpDocumentError::NotBound(ChecksumError::Mismatch { .. })));
+    assert!(matches!(refuse(&changed), SnpDocumentError::Format(DocumentFormatError::NotBound(ChecksumError::Mismatch { .. }))));
     let other_name = binding_line("measurement.tdx.cbor", &document.measurement).into_bytes();
     let renamed = SnpMeasurementDocument { checksum_file: other_name.clone(), ..document.clone() };
     let refused = SnpImageMeasurement::from_bound_document(&renamed, &os_image_hash(&other_name)).unwrap_err();
-    assert!(matches!(refused, SnpDocumentError::NotBound(ChecksumError::Missing { .. })));
+    assert!(matches!(refused, SnpDocumentError::Format(DocumentFormatError::NotBound(ChecksumError::Missing { .. }))));
     let unknown_cpu = SnpMeasurementDocument { vcpu_type: Some("host".into()), ..document.clone() };
     assert!(matches!(refuse(&unknown_cpu), SnpDocumentError::Cpu(_)));
     let without_snp = SnpMeasurementDocument { guest_features: 0x20, ..document.clone() };
@@ -203,17 +204,20 @@ fn document_is_read_in_its_one_encoding_only() {
 
     let mut version_2 = bytes.clone();
     version_2[9] = 2;
-    assert_eq!(SnpImageMeasurement::decode(&version_2), Err(SnpDocumentError::UnsupportedVersion(2)));
+    assert_eq!(SnpImageMeasurement::decode(&version_2), Err(SnpDocumentError::Format(DocumentFormatError::UnsupportedVersion(2))));
     let trailing = [bytes.as_slice(), &[0]].concat();
-    assert_eq!(SnpImageMeasurement::decode(&trailing), Err(SnpDocumentError::NotDeterministic));
+    assert_eq!(SnpImageMeasurement::decode(&trailing), Err(SnpDocumentError::Format(DocumentFormatError::NotDeterministic)));
     let mut long_number = bytes.clone();
     long_number.splice(9..10, [0x18, 3]);
-    assert_eq!(SnpImageMeasurement::decode(&long_number), Err(SnpDocumentError::NotDeterministic));
+    assert_eq!(SnpImageMeasurement::decode(&long_number), Err(SnpDocumentError::Format(DocumentFormatError::NotDeterministic)));
     let long = vec![0; (16 << 10) + 1];
-    assert_eq!(SnpImageMeasurement::decode(&long), Err(SnpDocumentError::TooLarge { len: long.len() }));
+    assert_eq!(
+        SnpImageMeasurement::decode(&long),
+        Err(SnpDocumentError::Format(DocumentFormatError::TooLarge { len: long.len(), limit: 16 << 10 }))
+    );
     let mut unknown = bytes.clone();
     unknown[11] = b'x';
-    assert!(matches!(SnpImageMeasurement::decode(&unknown), Err(SnpDocumentError::Malformed(_))));
+    assert!(matches!(SnpImageMeasurement::decode(&unknown), Err(SnpDocumentError::Format(DocumentFormatError::Malformed(_)))));
     for len in 0..bytes.len() {
         assert!(SnpImageMeasurement::decode(&bytes[..len]).is_err(), "cut to {len}");
     }

@@ -11,7 +11,7 @@ use dstack_measurement::checksum::{ChecksumFile, os_image_hash};
 use dstack_measurement::mrtd::mrtd;
 use dstack_measurement::tdvf::Tdvf;
 use dstack_measurement::tdx::{self, DocumentError, ImageError, ImageMeasurement, LaunchError};
-use dstack_measurement::{BootEvent, Digest384, PageAddOrder, QemuVersion, VmShape, replay, sha384};
+use dstack_measurement::{BootEvent, Digest384, DocumentFormatError, PageAddOrder, QemuVersion, VmShape, replay, sha384};
 use serde_json::Value;
 
 fn testdata(name: &str) -> PathBuf {
@@ -274,10 +274,13 @@ fn a_document_must_be_bound_to_its_image() {
 
     let bound = |document| ImageMeasurement::from_bound_document(document, &hash);
     assert!(bound(&document).is_ok());
-    assert!(matches!(bound(&other_measurement), Err(DocumentError::NotBound(_))));
-    assert!(matches!(bound(&other_checksums), Err(DocumentError::NotBound(_))));
+    assert!(matches!(bound(&other_measurement), Err(DocumentError::Format(DocumentFormatError::NotBound(_)))));
+    assert!(matches!(bound(&other_checksums), Err(DocumentError::Format(DocumentFormatError::NotBound(_)))));
     let unlisted_hash = os_image_hash(&unlisted.checksum_file);
-    assert!(matches!(ImageMeasurement::from_bound_document(&unlisted, &unlisted_hash), Err(DocumentError::NotBound(_))));
+    assert!(matches!(
+        ImageMeasurement::from_bound_document(&unlisted, &unlisted_hash),
+        Err(DocumentError::Format(DocumentFormatError::NotBound(_)))
+    ));
 }
 
 #[test]
@@ -293,12 +296,15 @@ fn documents_in_another_encoding_are_refused() {
     let at = good.windows(9).position(|window| window == b"pre202505").unwrap();
     unknown_variant[at] = b'q';
 
-    assert_eq!(ImageMeasurement::decode(&trailing), Err(DocumentError::NotDeterministic));
-    assert_eq!(ImageMeasurement::decode(&version), Err(DocumentError::UnsupportedVersion(4)));
-    assert_eq!(ImageMeasurement::decode(&long_number), Err(DocumentError::NotDeterministic));
-    assert!(matches!(ImageMeasurement::decode(&unknown_variant), Err(DocumentError::Malformed(_))));
-    assert!(matches!(ImageMeasurement::decode(&good[..100]), Err(DocumentError::Malformed(_))));
-    assert!(matches!(ImageMeasurement::decode(&vec![0; 5000]), Err(DocumentError::TooLarge { len: 5000 })));
+    assert_eq!(ImageMeasurement::decode(&trailing), Err(DocumentError::Format(DocumentFormatError::NotDeterministic)));
+    assert_eq!(ImageMeasurement::decode(&version), Err(DocumentError::Format(DocumentFormatError::UnsupportedVersion(4))));
+    assert_eq!(ImageMeasurement::decode(&long_number), Err(DocumentError::Format(DocumentFormatError::NotDeterministic)));
+    assert!(matches!(ImageMeasurement::decode(&unknown_variant), Err(DocumentError::Format(DocumentFormatError::Malformed(_)))));
+    assert!(matches!(ImageMeasurement::decode(&good[..100]), Err(DocumentError::Format(DocumentFormatError::Malformed(_)))));
+    assert!(matches!(
+        ImageMeasurement::decode(&vec![0; 5000]),
+        Err(DocumentError::Format(DocumentFormatError::TooLarge { len: 5000, limit: 4096 }))
+    ));
 }
 
 #[test]

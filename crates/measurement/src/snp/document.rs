@@ -8,10 +8,9 @@ use super::kernel_hashes::{KernelHashes, hash_cmdline};
 use super::launch::{GuestFeatures, Material, SnpLaunchError, SnpShape, Vmm, ovmf_hash};
 use super::{CpuSignature, UnknownCpuModel};
 use crate::Digest384;
-use crate::checksum::{ChecksumError, ChecksumFile, SNP_DOCUMENT_NAME, binding_line};
+use crate::checksum::{SNP_DOCUMENT_NAME, binding_line};
+use crate::document_format::{self, DocumentFormatError, VERSION};
 
-/// Only version that is read and written.
-const VERSION: u64 = 3;
 /// A command line and 64 sections fit.
 const MAX_DOCUMENT_LEN: usize = 16 << 10;
 /// CPU model of a configuration that names none.
@@ -21,21 +20,9 @@ const DEFAULT_CPU: CpuSignature = CpuSignature::EPYC;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SnpDocumentError {
-    /// Longer than any document of this version.
-    #[error("measurement document of {len} bytes is larger than {MAX_DOCUMENT_LEN}")]
-    TooLarge {
-        /// Its length.
-        len: usize,
-    },
-    /// Not the CBOR structure of this version.
-    #[error("measurement document is malformed: {0}")]
-    Malformed(String),
-    /// Another version.
-    #[error("measurement document has version {0}, this program reads version {VERSION}")]
-    UnsupportedVersion(u64),
-    /// The right structure, but not the one encoding of it.
-    #[error("measurement document is not in its deterministic encoding")]
-    NotDeterministic,
+    /// Not such a document, or not this image's.
+    #[error(transparent)]
+    Format(#[from] DocumentFormatError),
     /// Sections that no firmware can have.
     #[error("memory sections of the measurement document")]
     Sections(#[from] SevFirmwareError),
@@ -45,9 +32,6 @@ pub enum SnpDocumentError {
     /// The command line has a NUL in it: the VMM would pass only what stands before it.
     #[error("command line of the measurement document contains a NUL")]
     CommandLine,
-    /// The document is not the image's.
-    #[error("measurement document is not bound to the OS image")]
-    NotBound(#[from] ChecksumError),
     /// The VM's CPU model is not known.
     #[error("CPU model of the VM")]
     Cpu(#[from] UnknownCpuModel),
@@ -106,12 +90,6 @@ struct WireSection {
     kind: u32,
 }
 
-/// Only the version, to tell another version from garbage.
-#[derive(Deserialize)]
-struct WireVersion {
-    version: u64,
-}
-
 impl SnpImageMeasurement {
     /// Measures the files of an image.
     ///
@@ -139,15 +117,7 @@ impl SnpImageMeasurement {
     /// # Errors
     /// [`SnpDocumentError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, SnpDocumentError> {
-        if bytes.len() > MAX_DOCUMENT_LEN {
-            return Err(SnpDocumentError::TooLarge { len: bytes.len() });
-        }
-        if let Ok(WireVersion { version }) = ciborium::from_reader(bytes)
-            && version != VERSION
-        {
-            return Err(SnpDocumentError::UnsupportedVersion(version));
-        }
-        let wire: Wire = ciborium::from_reader(bytes).map_err(|error| SnpDocumentError::Malformed(error.to_string()))?;
+        let wire: Wire = document_format::read(bytes, MAX_DOCUMENT_LEN)?;
         let image = Self {
             cmdline: wire.cmdline,
             ovmf_hash: wire.ovmf_hash,
@@ -157,9 +127,7 @@ impl SnpImageMeasurement {
             reset_eip: wire.reset_eip,
             ovmf_sections: wire.ovmf_sections.iter().enumerate().map(section).collect::<Result<_, _>>()?,
         };
-        if image.encode() != bytes {
-            return Err(SnpDocumentError::NotDeterministic);
-        }
+        document_format::check_encoding(bytes, &image.encode())?;
         image.check()?;
         Ok(image)
     }
@@ -175,9 +143,7 @@ impl SnpImageMeasurement {
         document: &SnpMeasurementDocument,
         os_image_hash: &OsImageHash,
     ) -> Result<(Self, SnpShape), SnpDocumentError> {
-        let checksums = ChecksumFile::parse(&document.checksum_file)?;
-        checksums.check_image(os_image_hash)?;
-        checksums.check_file(SNP_DOCUMENT_NAME, &document.measurement)?;
+        document_format::check_bound(&document.checksum_file, SNP_DOCUMENT_NAME, &document.measurement, os_image_hash)?;
         let cpu = match document.vcpu_type.as_deref() {
             None | Some("") => DEFAULT_CPU,
             Some(name) => name.parse()?,
@@ -191,7 +157,7 @@ impl SnpImageMeasurement {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let sections = self.ovmf_sections.iter();
-        let wire = Wire {
+        document_format::write(&Wire {
             version: VERSION,
             cmdline: self.cmdline.clone(),
             ovmf_hash: self.ovmf_hash,
@@ -202,12 +168,7 @@ impl SnpImageMeasurement {
             ovmf_sections: sections
                 .map(|section| WireSection { gpa: section.gpa, size: section.memory_len, kind: section.kind.number() })
                 .collect(),
-        };
-        let mut bytes = Vec::new();
-        // Writing plain structs to memory has no way to go wrong.
-        let written = ciborium::into_writer(&wire, &mut bytes);
-        debug_assert!(written.is_ok(), "{written:?}");
-        bytes
+        })
     }
 
     /// The line of `sha256sum.txt` that binds the document to the image.

@@ -6,15 +6,14 @@ use dstack_manifest::{MeasurementDocument, OsImageHash};
 use serde::{Deserialize, Serialize};
 
 use super::{ImageError, ImageFiles};
-use crate::checksum::{ChecksumError, ChecksumFile, TDX_DOCUMENT_NAME, binding_line};
+use crate::checksum::{TDX_DOCUMENT_NAME, binding_line};
+use crate::document_format::{self, DocumentFormatError, VERSION};
 use crate::kernel::{self, KernelPlacement, MAX_FILE_LEN, SetupHeader};
 use crate::mrtd::mrtd;
 use crate::td_hob::{TdHobError, TdHobWitness};
 use crate::tdvf::{SectionKind, Tdvf};
 use crate::{Digest384, PageAddOrder, sha384};
 
-/// Only version that is read and written.
-const VERSION: u64 = 3;
 const MAX_DOCUMENT_LEN: usize = 4096;
 /// A VM of this size has the kernel addresses of every VM with 2 GiB below 4 GiB.
 const DOCUMENT_MEMORY_SIZE: u64 = 1 << 31;
@@ -29,27 +28,12 @@ pub(super) const STOCK_CFV_DIGEST: Digest384 = [
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DocumentError {
-    /// Longer than any document of this version.
-    #[error("measurement document of {len} bytes is larger than {MAX_DOCUMENT_LEN}")]
-    TooLarge {
-        /// Its length.
-        len: usize,
-    },
-    /// Not the CBOR structure of this version.
-    #[error("measurement document is malformed: {0}")]
-    Malformed(String),
-    /// Another version.
-    #[error("measurement document has version {0}, this program reads version {VERSION}")]
-    UnsupportedVersion(u64),
-    /// The right structure, but not the one encoding of it.
-    #[error("measurement document is not in its deterministic encoding")]
-    NotDeterministic,
+    /// Not such a document, or not this image's.
+    #[error(transparent)]
+    Format(#[from] DocumentFormatError),
     /// The memory map inside is not valid.
     #[error("memory map in the measurement document")]
     MemoryMap(#[from] TdHobError),
-    /// The document is not the image's.
-    #[error("measurement document is not bound to the OS image")]
-    NotBound(#[from] ChecksumError),
 }
 
 /// Which events the firmware logs.
@@ -138,12 +122,6 @@ struct WireMrtd {
     two_pass: Digest384,
 }
 
-/// Only the version, to tell another version from garbage.
-#[derive(Deserialize)]
-struct WireVersion {
-    version: u64,
-}
-
 impl ImageMeasurement {
     /// Measures the files of an image.
     ///
@@ -174,15 +152,7 @@ impl ImageMeasurement {
     /// # Errors
     /// [`DocumentError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, DocumentError> {
-        if bytes.len() > MAX_DOCUMENT_LEN {
-            return Err(DocumentError::TooLarge { len: bytes.len() });
-        }
-        if let Ok(WireVersion { version }) = ciborium::from_reader(bytes)
-            && version != VERSION
-        {
-            return Err(DocumentError::UnsupportedVersion(version));
-        }
-        let wire: Wire = ciborium::from_reader(bytes).map_err(|error| DocumentError::Malformed(error.to_string()))?;
+        let wire: Wire = document_format::read(bytes, MAX_DOCUMENT_LEN)?;
         let measurement = Self {
             cmdline_sha384: wire.image.cmdline_sha384,
             kernel_authenticode: wire.image.kernel_authenticode,
@@ -192,9 +162,7 @@ impl ImageMeasurement {
             mrtd_two_pass: wire.tdvf.mrtd.two_pass,
             td_hob: TdHobWitness::decode(&wire.tdvf.td_hob)?,
         };
-        if measurement.encode() != bytes {
-            return Err(DocumentError::NotDeterministic);
-        }
+        document_format::check_encoding(bytes, &measurement.encode())?;
         Ok(measurement)
     }
 
@@ -204,18 +172,16 @@ impl ImageMeasurement {
     /// Trust: both parts come from the host; the result says what *that image* measures to, not that the image is good.
     ///
     /// # Errors
-    /// [`DocumentError::NotBound`] and those of [`Self::decode`].
+    /// [`DocumentFormatError::NotBound`] and those of [`Self::decode`].
     pub fn from_bound_document(document: &MeasurementDocument, os_image_hash: &OsImageHash) -> Result<Self, DocumentError> {
-        let checksums = ChecksumFile::parse(&document.checksum_file)?;
-        checksums.check_image(os_image_hash)?;
-        checksums.check_file(TDX_DOCUMENT_NAME, &document.measurement)?;
+        document_format::check_bound(&document.checksum_file, TDX_DOCUMENT_NAME, &document.measurement, os_image_hash)?;
         Self::decode(&document.measurement)
     }
 
     /// The bytes of `measurement.tdx.cbor`. One value has one encoding.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let wire = Wire {
+        document_format::write(&Wire {
             version: VERSION,
             image: WireImage {
                 cmdline_sha384: self.cmdline_sha384,
@@ -227,12 +193,7 @@ impl ImageMeasurement {
                 mrtd: WireMrtd { single_pass: self.mrtd_single_pass, two_pass: self.mrtd_two_pass },
                 td_hob: self.td_hob.encode(),
             },
-        };
-        let mut bytes = Vec::new();
-        // Writing plain structs to memory has no way to go wrong.
-        let written = ciborium::into_writer(&wire, &mut bytes);
-        debug_assert!(written.is_ok(), "{written:?}");
-        bytes
+        })
     }
 
     /// The line of `sha256sum.txt` that binds the document to the image.
