@@ -5,8 +5,9 @@
 //! [`dstack_api::Transport`].
 //!
 //! Every peer is untrusted: bodies are limited to [`BODY_LIMIT`], headers, bodies and handshakes have deadlines,
-//! connections are capped, and a handler that panics costs one answer.
+//! connections are capped in all and by source, unfinished handshakes give way, and a handler that panics costs one answer.
 
+mod admission;
 mod caller;
 mod client;
 mod connect;

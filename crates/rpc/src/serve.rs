@@ -15,13 +15,22 @@ use tokio::{
 };
 use tower::ServiceExt as _;
 
-use crate::{Caller, Listener, Peer, caller::Connection, listener::Kind};
+use crate::{
+    Caller, Listener, Peer,
+    admission::{Admission, Source},
+    caller::Connection,
+    listener::Kind,
+};
 
 /// What one listener grants its peers.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Connections at a time; more wait in the kernel's queue.
+    /// Connections at a time; more wait.
     pub connections: usize,
+    /// Of them, connections of one IPv4 address or IPv6 /64 network; more are closed. Local peers are not limited.
+    pub connections_per_source: usize,
+    /// TLS handshakes at a time; with one more, the oldest of the source that has the most is closed.
+    pub handshakes: usize,
     /// For a whole request head; between requests also the longest idle time.
     pub header_timeout: Duration,
     /// For a TLS handshake.
@@ -34,6 +43,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 1024,
+            connections_per_source: 512,
+            handshakes: 256,
             header_timeout: Duration::from_secs(15),
             handshake_timeout: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(5),
@@ -49,29 +60,34 @@ pub async fn serve(listener: Listener, router: Router, shutdown: impl Future<Out
 /// [`serve`] with other limits.
 pub async fn serve_with(listener: Listener, router: Router, shutdown: impl Future<Output = ()> + Send, limits: Limits) {
     let slots = Arc::new(Semaphore::new(limits.connections));
+    let admission = Admission::new(limits.handshakes, limits.connections_per_source);
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
     tokio::pin!(shutdown);
     loop {
+        // A TLS peer takes a slot after its handshake: until then it has shown nothing.
         let next = async {
-            let permit = Arc::clone(&slots).acquire_owned().await;
+            let permit = match &listener.kind {
+                Kind::Tls(..) => None,
+                _ => Arc::clone(&slots).acquire_owned().await.ok(),
+            };
             (permit, accept(&listener.kind).await)
         };
         tokio::select! {
             biased;
             () = &mut shutdown => break,
             Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
-            (permit, accepted) = next => match (permit, accepted) {
-                (Ok(permit), Ok(accepted)) => {
-                    let session = Session { router: router.clone(), limits, stopped: stopped.clone(), _permit: permit };
+            (permit, accepted) = next => match accepted {
+                Ok(accepted) => {
+                    let (slots, admission) = (Arc::clone(&slots), Arc::clone(&admission));
+                    let session = Session { router: router.clone(), limits, stopped: stopped.clone(), slots, admission, permit };
                     tasks.spawn(session.run(accepted));
                 }
-                (_, Err(error)) => {
+                Err(error) => {
                     // Out of descriptors or an aborted connection: give the others time to end.
                     tracing::warn!(%error, "accept failed");
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
-                (Err(_), _) => break,
             },
         }
     }
@@ -122,7 +138,9 @@ struct Session {
     router: Router,
     limits: Limits,
     stopped: watch::Receiver<bool>,
-    _permit: OwnedSemaphorePermit,
+    slots: Arc<Semaphore>,
+    admission: Arc<Admission>,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Session {
@@ -131,22 +149,34 @@ impl Session {
             Accepted::Tcp(stream, peer) => self.http(stream, peer, Vec::new()).await,
             Accepted::Unix(stream, peer) => self.http(stream, peer, Vec::new()).await,
             Accepted::Vsock(stream, peer) => self.http(stream, peer, Vec::new()).await,
-            Accepted::Tls(stream, peer, config) => {
-                let handshake = tokio_rustls::TlsAcceptor::from(config).accept(stream);
-                match tokio::time::timeout(self.limits.handshake_timeout, handshake).await {
-                    Ok(Ok(stream)) => {
-                        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-                        let chain = chain.iter().map(|certificate| certificate.to_vec()).collect();
-                        self.http(stream, peer, chain).await;
-                    }
-                    Ok(Err(error)) => tracing::debug!(?peer, %error, "TLS handshake failed"),
-                    Err(_) => tracing::debug!(?peer, "TLS handshake timed out"),
-                }
-            }
+            Accepted::Tls(stream, peer, config) => self.tls(stream, peer, config).await,
         }
     }
 
+    async fn tls(mut self, stream: TcpStream, peer: Peer, config: Arc<ServerConfig>) {
+        let handshake = self.admission.begin(Source::of(&peer)).run(tokio_rustls::TlsAcceptor::from(config).accept(stream));
+        let stream = match tokio::time::timeout(self.limits.handshake_timeout, handshake).await {
+            Ok(Some(Ok(stream))) => stream,
+            Ok(Some(Err(error))) => return tracing::debug!(?peer, %error, "TLS handshake failed"),
+            Ok(None) => return tracing::debug!(?peer, "TLS handshake gave way"),
+            Err(_) => return tracing::debug!(?peer, "TLS handshake timed out"),
+        };
+        let slot = tokio::time::timeout(self.limits.handshake_timeout, Arc::clone(&self.slots).acquire_owned()).await;
+        self.permit = slot.ok().and_then(Result::ok);
+        if self.permit.is_none() {
+            return tracing::debug!(?peer, "no slot for the connection");
+        }
+        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        let chain = chain.iter().map(|certificate| certificate.to_vec()).collect();
+        self.http(stream, peer, chain).await;
+    }
+
     async fn http(mut self, stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer, tls_chain: Vec<Vec<u8>>) {
+        let source = Source::of(&peer);
+        let established = self.admission.establish(source);
+        if established.is_none() && source != Source::Local {
+            return tracing::debug!(?peer, "too many connections of one source");
+        }
         let connection = Connection { peer, tls_chain: Arc::new(tls_chain) };
         let router = self.router;
         let service = service_fn(move |mut request: Request<Incoming>| {
