@@ -39,16 +39,21 @@ pub struct Limits {
     pub drain_timeout: Duration,
 }
 
+impl Limits {
+    /// For a service that strangers reach.
+    pub const DEFAULT: Self = Self {
+        connections: 1024,
+        connections_per_source: 512,
+        handshakes: 256,
+        header_timeout: Duration::from_secs(15),
+        handshake_timeout: Duration::from_secs(10),
+        drain_timeout: Duration::from_secs(5),
+    };
+}
+
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            connections: 1024,
-            connections_per_source: 512,
-            handshakes: 256,
-            header_timeout: Duration::from_secs(15),
-            handshake_timeout: Duration::from_secs(10),
-            drain_timeout: Duration::from_secs(5),
-        }
+        Self::DEFAULT
     }
 }
 

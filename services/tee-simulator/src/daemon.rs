@@ -20,8 +20,8 @@ use crate::{
 const DEVICE_LIMITS: Limits = Limits {
     connections: 16,
     header_timeout: Duration::from_secs(60),
-    handshake_timeout: Duration::from_secs(10),
     drain_timeout: Duration::from_millis(500),
+    ..Limits::DEFAULT
 };
 
 struct RunningDevice {

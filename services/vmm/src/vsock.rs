@@ -22,6 +22,7 @@ const HOST_API_LIMITS: Limits = Limits {
     header_timeout: Duration::from_secs(10),
     handshake_timeout: Duration::from_secs(1),
     drain_timeout: Duration::from_millis(200),
+    ..Limits::DEFAULT
 };
 
 /// Name of the vsock daemon's process beside the VM's.
