@@ -6,10 +6,11 @@ use dstack_api::{
     RpcError,
     kms::{AppId as WireAppId, GetMetaResponse, KmsClient},
 };
+use dstack_attestation::parse_certificates;
 use dstack_key_hierarchy::{EnvPublicKey, verify_env_key_v1};
 use dstack_manifest::AppId;
 use dstack_rpc::{Client, Endpoint};
-use rustls_pki_types::{CertificateDer, pem::PemObject as _};
+use rustls_pki_types::CertificateDer;
 
 use crate::failure::{Failure, Outcome};
 
@@ -88,9 +89,6 @@ impl Kms {
 /// Errors: unreadable, or not a certificate.
 pub(crate) fn read_certificate(path: &Path) -> Outcome<CertificateDer<'static>> {
     let bytes = std::fs::read(path).map_err(|error| Failure::io("reading", path, &error))?;
-    if bytes.first() == Some(&0x30) {
-        return Ok(CertificateDer::from(bytes));
-    }
     let malformed = || {
         Failure::new(
             "cli/bad-certificate",
@@ -98,7 +96,8 @@ pub(crate) fn read_certificate(path: &Path) -> Outcome<CertificateDer<'static>> 
             "name a file with one PEM or DER certificate",
         )
     };
-    CertificateDer::from_pem_slice(&bytes).map_err(|_| malformed())
+    let first = parse_certificates(&bytes).ok().and_then(|certificates| certificates.into_iter().next());
+    first.map(CertificateDer::from).ok_or_else(malformed)
 }
 
 /// Subject public key info, DER.

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use dstack_attestation::Envelope;
 use dstack_service::fs::write_atomic;
-use dstack_verdict::{Kind, Question, Subject};
+use dstack_verdict::{Kind, Question, Subject, binary_form};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -51,8 +52,11 @@ fn evidence(bytes: &[u8], subject: &Subject) -> Map<String, Value> {
     if let Ok(Value::Object(fields)) = serde_json::from_slice(bytes) {
         return fields;
     }
+    // An envelope holds more than the signed part: it stays whole.
+    let envelope = envelope(bytes).map(hex::encode);
     let fields = match (&subject.kind, &subject.certificate) {
         (_, Some(_)) => json!({ "certificate": certificate_text(bytes) }),
+        (_, None) if envelope.is_some() => json!({ "attestation": envelope }),
         (Kind::Td(evidence), None) => json!({
             "quote": hex::encode(&evidence.quote),
             "event_log": evidence.event_log,
@@ -60,13 +64,20 @@ fn evidence(bytes: &[u8], subject: &Subject) -> Map<String, Value> {
         }),
         (Kind::Sgx(quote), None) => json!({ "quote": hex::encode(quote) }),
         (Kind::SevSnp(evidence), None) => json!({ "report": hex::encode(&evidence.report) }),
-        (Kind::Nitro(document) | Kind::Cca(document), None) => json!({ "document": hex::encode(document) }),
+        (Kind::Nitro(evidence), None) => json!({ "document": hex::encode(&evidence.document) }),
+        (Kind::Cca(document), None) => json!({ "document": hex::encode(document) }),
         (_, None) => json!({ "document": hex::encode(bytes) }),
     };
     match fields {
         Value::Object(fields) => fields,
         _ => Map::new(),
     }
+}
+
+/// The envelope that `bytes` are, in whatever encoding.
+fn envelope(bytes: &[u8]) -> Option<Vec<u8>> {
+    let raw = binary_form(bytes)?;
+    Envelope::decode(&raw).is_ok().then(|| raw.into_owned())
 }
 
 fn certificate_text(bytes: &[u8]) -> String {

@@ -6,9 +6,9 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use dstack_attestation::{Platform, TrustAnchors, Vendor};
-use dstack_event_log::{Event, MAX_LOG_BYTES};
-use dstack_verdict::{Challenge, ChallengeField, MAX_INPUT_BYTES, parse_certificates, parse_hex};
+use dstack_attestation::{Platform, TrustAnchors, Vendor, parse_certificates};
+use dstack_event_log::{Event, parse_events};
+use dstack_verdict::{Challenge, ChallengeField, MAX_INPUT_BYTES, parse_hex};
 use rand_core::{OsRng, RngCore as _};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
@@ -63,10 +63,8 @@ impl Given {
     /// Errors: not a log.
     pub(super) fn events(&self) -> Result<Option<Vec<Event>>, String> {
         let Some(bytes) = &self.event_log else { return Ok(None) };
-        if bytes.len() > MAX_LOG_BYTES {
-            return Err(format!("the event log has more than {} MiB", MAX_LOG_BYTES >> 20));
-        }
-        serde_json::from_slice(bytes).map(Some).map_err(|error| format!("the event log is malformed: {error}"))
+        let text = std::str::from_utf8(bytes).map_err(|_| "the event log is not text".to_owned())?;
+        parse_events(text).map(Some).map_err(|error| format!("the event log is malformed: {error}"))
     }
 }
 

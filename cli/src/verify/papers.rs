@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use dstack_attestation::{Endorsements, QuoteCollateral, UnverifiedQuote, UnverifiedSgxQuote, sev_snp};
+use dstack_attestation::{Endorsements, QuoteCollateral, UnverifiedQuote, UnverifiedSgxQuote, parse_certificates, sev_snp};
 use dstack_ra_tls::collateral::CollateralClient;
 use dstack_rpc::system_tls;
-use dstack_verdict::{Kind, Subject, parse_certificates};
+use dstack_verdict::{Kind, Subject};
 
 use super::{discover::Connection, options::Given, settings::Settings};
 use crate::{
@@ -24,7 +24,7 @@ pub(super) fn at_hand(given: &Given, settings: &Settings, subject: &Subject) -> 
     };
     let mut certificates = subject.saved.certificates.clone();
     for file in &given.chain {
-        certificates.extend(parse_certificates(file).ok_or("a file of --chain is neither PEM nor DER certificates")?);
+        certificates.extend(parse_certificates(file).map_err(|error| format!("a file of --chain: {error}"))?);
     }
     Ok(Endorsements { collateral, certificates, ..Endorsements::default() })
 }
@@ -44,12 +44,12 @@ pub(super) async fn fetch_missing(
     is_offline: bool,
     progress: &Progress,
 ) -> Outcome {
+    if let (Some(quote), None) = (subject.td_quote(), &endorsements.collateral) {
+        let fetched = fetch_collateral(quote, settings, is_offline, progress).await?;
+        endorsements.collateral.clone_from(&fetched.collateral);
+        return Ok(());
+    }
     match &subject.kind {
-        Kind::Td(evidence) if endorsements.collateral.is_none() => {
-            let fetched = fetch_collateral(&evidence.quote, settings, is_offline, progress).await?;
-            endorsements.collateral.clone_from(&fetched.collateral);
-            Ok(())
-        }
         // The papers of SGX differ from those of TDX, and the client asks for the latter.
         Kind::Sgx(quote) if endorsements.collateral.is_none() && UnverifiedSgxQuote::parse(quote).is_ok() => {
             Err(missing("collateral", "give it with --collateral: it is not fetched for SGX"))
@@ -74,8 +74,8 @@ pub(super) async fn fetch_missing(
 pub(super) async fn fetch_for_gateway(connection: &mut Connection, settings: &Settings, is_offline: bool, progress: &Progress) -> Outcome {
     let subject = connection.gateway_subject();
     let Some(papers) = connection.gateway.as_mut().filter(|papers| papers.collateral.is_none()) else { return Ok(()) };
-    if let Some(Kind::Td(evidence)) = subject.map(|subject| subject.kind) {
-        let fetched = fetch_collateral(&evidence.quote, settings, is_offline, progress).await?;
+    if let Some(quote) = subject.as_ref().and_then(Subject::td_quote) {
+        let fetched = fetch_collateral(quote, settings, is_offline, progress).await?;
         papers.collateral.clone_from(&fetched.collateral);
     }
     Ok(())

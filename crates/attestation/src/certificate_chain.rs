@@ -4,7 +4,6 @@
 //! harm. Each certificate on the way must be signed by the next, be within its dates, and be allowed to issue; a critical extension
 //! that nobody here understands forbids its use. Extended key usages are not looked at: vendors set them in different ways.
 
-use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use x509_parser::{
     certificate::X509Certificate,
     extensions::ParsedExtension,
@@ -194,11 +193,6 @@ impl<'a> Path<'a> {
         }
         Ok(end)
     }
-}
-
-/// DER of every certificate in `pem`.
-pub(crate) fn ders_of_pem(pem: &[u8]) -> Result<Vec<Vec<u8>>, String> {
-    CertificateDer::pem_slice_iter(pem).map(|der| der.map(|der| der.to_vec()).map_err(|error| format!("{error:?}"))).collect()
 }
 
 /// By name, and by key identifier where both have one: authorities renew their keys and keep their names.

@@ -30,7 +30,11 @@ pub enum Check {
     Identity,
     /// MRCONFIGID agrees with the log.
     MrConfigId,
-    /// MRTD and RTMR0 to RTMR2 are those of the OS image named by `os_image_hash`.
+    /// Policy of an SNP guest: no debug, no migration agent, privilege level 0.
+    GuestPolicy,
+    /// HOST_DATA of an SNP guest stands for the document that names its identity.
+    HostData,
+    /// The launch measurements (MRTD and RTMR0 to RTMR2, or MEASUREMENT) are those of the OS image named by `os_image_hash`.
     OsImage,
     /// The `os-image-hash` event names that image.
     OsImageEvent,
@@ -53,6 +57,8 @@ impl Check {
             Self::BootLog => "boot-log",
             Self::Identity => "identity",
             Self::MrConfigId => "mr-config-id",
+            Self::GuestPolicy => "guest-policy",
+            Self::HostData => "host-data",
             Self::OsImage => "os-image",
             Self::OsImageEvent => "os-image-event",
         }

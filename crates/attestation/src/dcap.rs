@@ -4,7 +4,8 @@ use dcap_qvl::{QuoteClaims, QuotePolicy, verify::QuoteVerifier};
 
 use crate::{
     AnchorKind, Context, EnclaveFields, Fact, Fault, Link, NotChecked, Passed, Platform, QuoteCollateral, QuoteError, Refusal, Register,
-    TdFields, UnverifiedQuote, UnverifiedSgxQuote, Vendor, VerifiedPlatform, crypto::Backend, platform::VerifiedTd, tdx,
+    TdFields, UnverifiedQuote, UnverifiedSgxQuote, Vendor, VerifiedPlatform, certificates::certificates_of_pem, crypto::Backend,
+    platform::VerifiedTd, tcb_signer, tdx,
 };
 
 /// A quote of either kind, parsed.
@@ -25,11 +26,14 @@ impl Parsed<'_> {
 
     /// Whether the chain inside the quote ends in the certificate `root`, which says nothing about anybody's signature.
     fn claims_root(&self, root: &[u8]) -> bool {
-        let chain = match self {
+        self.pck_chain().is_ok_and(|chain| chain.last().is_some_and(|last| last == root))
+    }
+
+    fn pck_chain(&self) -> Result<Vec<Vec<u8>>, QuoteError> {
+        match self {
             Self::Tdx(quote) => quote.pck_chain(),
             Self::Sgx(quote) => quote.pck_chain(),
-        };
-        chain.is_ok_and(|chain| chain.last().is_some_and(|last| last == root))
+        }
     }
 }
 
@@ -66,6 +70,12 @@ pub(crate) fn verify(parsed: &Parsed<'_>, bytes: &[u8], context: &Context<'_>) -
         };
         Refusal::new(platform, link, fault, format_args!("{error:#}"))
     })?;
+    let pck_chain = match &collateral.pck_certificate_chain {
+        Some(pem) => certificates_of_pem(pem.as_bytes()).unwrap_or_default(),
+        None => parsed.pck_chain().unwrap_or_default(),
+    };
+    tcb_signer::check(collateral, &pck_chain, anchor)
+        .map_err(|(fault, detail)| Refusal::new(platform, Link::Endorsements, fault, detail))?;
     let mut verified = verified(parsed, claims, anchor.kind().clone());
     verified.endorsed_at = collateral.issued_at();
     Ok(verified)
@@ -183,7 +193,6 @@ const FAILURES: &[(&str, Link, Fault)] = &[
     ("QE Identity leaf certificate", Link::Endorsements, Fault::Malformed),
     ("Signature is invalid for tcb_info", Link::Endorsements, Fault::Invalid),
     ("Signature is invalid for qe_identity", Link::Endorsements, Fault::Invalid),
-    ("must be issued directly by the root CA", Link::Endorsements, Fault::Invalid),
     ("Unsupported QE Identity id/version", Link::Endorsements, Fault::OtherPlatform),
     ("Fmspc mismatch", Link::Endorsements, Fault::OtherPlatform),
     ("quote with non-", Link::Endorsements, Fault::OtherPlatform),

@@ -6,7 +6,10 @@ use dstack_manifest::{ComposeHash, OsImageHash};
 
 pub use crate::tdx::TdAttributeFault;
 use crate::{
-    AnchorKind, Check, CheckReport, Fault, ImageBindingError, Link, Platform, QuoteError, Refusal, identity::ClaimError, policy::TcbStatus,
+    AnchorKind, Check, CheckReport, Fault, ImageBindingError, Link, Platform, QuoteError, Refusal,
+    identity::ClaimError,
+    policy::TcbStatus,
+    sev_snp::{GuestFault, HostDataError, LaunchMismatch},
 };
 
 /// The cause of a refusal.
@@ -121,6 +124,15 @@ pub enum Reason {
     /// The host launched the TD for something else than the log says.
     #[error("MRCONFIGID does not agree with the measured identity")]
     MrConfigId,
+    /// A genuine SNP guest that nobody can rely on.
+    #[error(transparent)]
+    GuestPolicy(#[from] GuestFault),
+    /// The host launched the SNP guest for something else than the document says.
+    #[error(transparent)]
+    HostData(#[from] HostDataError),
+    /// MEASUREMENT is not shown to be that of an OS image.
+    #[error(transparent)]
+    Launch(#[from] LaunchMismatch),
     /// The configuration is not JSON of the expected form.
     #[error("vm_config is malformed: {reason}")]
     VmConfig {
@@ -199,6 +211,8 @@ impl UserFacing for VerifyError {
             Check::BootLog => "attestation/boot-log",
             Check::Identity => "attestation/identity",
             Check::MrConfigId => "attestation/mr-config-id",
+            Check::GuestPolicy => "attestation/guest-policy",
+            Check::HostData => "attestation/host-data",
             Check::OsImage => "attestation/os-image",
             Check::OsImageEvent => "attestation/os-image-event",
         }
@@ -225,6 +239,9 @@ impl UserFacing for VerifyError {
             | Reason::ImageNotAllowed { .. } => "name it in the policy if it is meant to be accepted",
             Reason::Debug => "start the guest without debug mode",
             Reason::TdAttributes(_) => "start the VM without debug, migration and service TD, with SEPT_VE_DISABLE",
+            Reason::GuestPolicy(_) => "start the VM without debugging and migration agent, and ask for the report at privilege level 0",
+            Reason::HostData(_) => "send the mr_config document that the host bound to the launch, and no other",
+            Reason::Launch(_) => "use an OS image with a measurement document for SEV-SNP, and its vm_config",
             Reason::ReportData => "ask for a fresh quote over your own challenge",
             Reason::VmConfig { .. } | Reason::ImageBinding(_) => "use an OS image with a measurement document, and its vm_config",
             Reason::AcpiTables { .. } => "accept unchecked ACPI tables in the policy, and send the log with its ACPI events",

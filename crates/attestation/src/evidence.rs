@@ -6,10 +6,11 @@ use dstack_event_log::{Event, parse_events};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::{Attestation, EnvelopeError, ReportData};
+use crate::{Attestation, Envelope, EnvelopeError, PlatformEvidence, ReportData, sev_snp::SnpEvidence};
 
-/// Largest JSON form that is read: a log, a quote and an `app-compose.json` of the largest size, as JSON text.
-const MAX_EVIDENCE_BYTES: usize = 128 << 20;
+/// Largest JSON form that is read. Evidence has some 10 KiB; with a log, a document and collateral rarely 1 MiB. What a reader keeps of the
+/// text beside the text itself is bounded by it, so that no evidence makes a verifier use more than 64 MiB.
+pub const MAX_EVIDENCE_BYTES: usize = 12 << 20;
 
 /// Why text is not evidence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -120,6 +121,54 @@ impl From<Attestation> for Evidence {
             event_log.extend(attestation.runtime_events.iter().map(dstack_event_log::RuntimeEvent::to_event));
         }
         Self { quote: attestation.quote, event_log, vm_config, report_data: Some(attestation.report_data), app_compose: None }
+    }
+}
+
+/// Evidence of a guest whose whole identity can be verified, by platform. Unverified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum GuestEvidence {
+    /// Intel TDX.
+    Td(Evidence),
+    /// AMD SEV-SNP.
+    SevSnp(SnpEvidence),
+}
+
+impl GuestEvidence {
+    /// Reads an envelope of either version; it must fill `bytes`.
+    ///
+    /// Errors: malformed, or of another platform.
+    pub fn decode(bytes: &[u8]) -> Result<Self, EnvelopeError> {
+        let envelope = Envelope::decode(bytes)?;
+        match envelope.evidence {
+            PlatformEvidence::SevSnp { .. } => SnpEvidence::try_from(envelope).map(Self::SevSnp),
+            _ => Attestation::try_from(envelope).map(|attestation| Self::Td(attestation.into())),
+        }
+    }
+
+    /// The evidence of a TD.
+    ///
+    /// Errors: it is of another platform.
+    pub fn into_td(self) -> Result<Evidence, EnvelopeError> {
+        match self {
+            Self::Td(evidence) => Ok(evidence),
+            Self::SevSnp(_) => Err(EnvelopeError::NotImplemented { platform: "sev-snp".to_owned() }),
+        }
+    }
+
+    /// The same evidence with another `vm_config`: see [`Evidence::with_vm_config`].
+    #[must_use]
+    pub fn with_vm_config(self, vm_config: impl Into<String>) -> Self {
+        match self {
+            Self::Td(evidence) => Self::Td(evidence.with_vm_config(vm_config)),
+            Self::SevSnp(evidence) => Self::SevSnp(SnpEvidence { vm_config: vm_config.into(), ..evidence }),
+        }
+    }
+}
+
+impl From<Evidence> for GuestEvidence {
+    fn from(evidence: Evidence) -> Self {
+        Self::Td(evidence)
     }
 }
 

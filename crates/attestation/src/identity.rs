@@ -1,13 +1,15 @@
 //! What a log says the VM is, and the digests that stand for a whole VM.
 
-use dstack_event_log::{Digest384, EventLog, names};
+use std::fmt;
+
+use dstack_event_log::{Digest384, EventLog, RuntimeEvent, names};
 use dstack_manifest::{
     AppId, ComposeHash, InstanceId, KeyProviderKind, MrConfigDocument, OsImageHash, mr_config_id_v1, mr_config_id_v2, mr_config_id_v3,
 };
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-use crate::{TdFields, VerifiedPlatform};
+use crate::{Reason, TdFields, VerifiedPlatform};
 
 /// Where an application's keys come from, as measured: JSON `{"name","id"}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,7 +22,7 @@ pub struct KeyProvider {
     pub raw: Vec<u8>,
 }
 
-/// Identity of a VM as measured into RTMR3 before `system-ready`.
+/// Identity of a VM: under TDX as measured into RTMR3 before `system-ready`, under SEV-SNP as bound to the launch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claims {
     /// Application.
@@ -58,6 +60,36 @@ impl Claims {
             measured_os_image_hash: read(log, names::OS_IMAGE_HASH, |bytes| OsImageHash::try_from(bytes).ok())?,
             boot_time_complete: log.boot_payload(names::BOOT_MR_DONE).is_some(),
         })
+    }
+
+    /// What `events` say of a VM. They are worth as much as the register that covers them, which the caller has compared.
+    ///
+    /// Errors: the log or an identity event is malformed.
+    pub fn from_runtime_events(events: &[RuntimeEvent]) -> Result<Self, Reason> {
+        let log = EventLog::new(events.iter().map(RuntimeEvent::to_event).collect())?;
+        Ok(Self::from_log(&log)?)
+    }
+
+    /// What the host bound to the launch of an SNP guest. It is complete from the start; where keys come from is
+    /// [`VerifiedEvidence::launch_document`](crate::VerifiedEvidence::launch_document)'s, as no event of such a guest is signed.
+    pub(crate) fn from_launch(document: &MrConfigDocument) -> Self {
+        Self {
+            app_id: document.app_id,
+            compose_hash: Some(document.compose_hash),
+            instance_id: document.instance_id.unwrap_or(InstanceId::NONE),
+            key_provider: None,
+            measured_os_image_hash: None,
+            boot_time_complete: true,
+        }
+    }
+}
+
+/// App and document, on one line.
+impl fmt::Display for Claims {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let app = self.app_id.map_or_else(|| "no app id".to_owned(), |app| format!("app {app}"));
+        let compose = self.compose_hash.map_or_else(|| "no compose hash".to_owned(), |hash| format!("compose hash {hash}"));
+        write!(f, "{app}, {compose}")
     }
 }
 

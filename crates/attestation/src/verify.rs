@@ -13,13 +13,14 @@ use crate::{
     identity::{MrConfigIdMatch, match_mr_config_id, mr_config_document},
     image::{acpi_digests_of, are_known_tables, bound_measurement},
     platform::VerifiedTd,
+    verified::{Guest, TdGuest},
 };
 
 /// Verifies evidence against trust anchors, a policy and reference values. Cheap to clone.
 #[derive(Clone)]
 pub struct Verifier {
     anchors: TrustAnchors,
-    policy: Policy,
+    pub(crate) policy: Policy,
     image_reference: Arc<dyn ImageReference>,
 }
 
@@ -55,7 +56,7 @@ impl Verifier {
         now: u64,
         expected_report_data: Option<&ReportData>,
     ) -> Result<VerifiedEvidence, VerifyError> {
-        let mut run = Run { report: CheckReport::default(), anchor: None };
+        let mut run = Run::default();
         let (VerifiedTd { fields, fmspc, tcb_status }, platform) = self.check_td(&mut run, &evidence.quote, endorsements, now)?;
         run.step(Check::ReportData, check_report_data(&fields, evidence, expected_report_data))?;
         let log = run.verify_log(evidence, &fields)?;
@@ -64,15 +65,12 @@ impl Verifier {
         let os_image_hash = proven.as_ref().map(|proven| proven.os_image_hash);
         let acpi_tables_computed = proven.is_some_and(|proven| proven.acpi_tables_computed);
         Ok(VerifiedEvidence {
-            fields,
+            guest: Guest::Td(Box::new(TdGuest { fields, fmspc, log, acpi_tables_computed })),
             platform,
             tcb_status,
-            fmspc,
-            log,
             claims,
             vm_config,
             os_image_hash,
-            acpi_tables_computed,
             report: run.report,
             verified_at: now,
         })
@@ -82,7 +80,7 @@ impl Verifier {
     ///
     /// Errors: the first check that fails, and the ones that held before.
     pub fn verify_quote(&self, quote: &[u8], endorsements: &Endorsements, now: u64) -> Result<VerifiedQuote, VerifyError> {
-        let mut run = Run { report: CheckReport::default(), anchor: None };
+        let mut run = Run::default();
         let (VerifiedTd { fields, tcb_status, .. }, platform) = self.check_td(&mut run, quote, endorsements, now)?;
         Ok(VerifiedQuote { fields, platform, tcb_status, report: run.report })
     }
@@ -114,7 +112,7 @@ impl Verifier {
         now: u64,
         expected_report_data: Option<&[u8]>,
     ) -> Result<(VerifiedPlatform, CheckReport), VerifyError> {
-        let mut run = Run { report: CheckReport::default(), anchor: None };
+        let mut run = Run::default();
         let platform = self.check_platform(&mut run, verifier, evidence, endorsements, now)?;
         match expected_report_data {
             Some(expected) if expected != platform.report_data() => return Err(run.refuse(Check::ReportData, Reason::ReportData)),
@@ -124,7 +122,7 @@ impl Verifier {
         Ok((platform, run.report))
     }
 
-    fn check_platform<V: PlatformVerifier>(
+    pub(crate) fn check_platform<V: PlatformVerifier>(
         &self,
         run: &mut Run,
         verifier: &V,
@@ -260,7 +258,7 @@ fn first_difference(expected: &LaunchRegisters, got: &LaunchRegisters) -> (&'sta
     })
 }
 
-fn parse_vm_config(text: &str) -> Result<Option<VmConfig>, Reason> {
+pub(crate) fn parse_vm_config(text: &str) -> Result<Option<VmConfig>, Reason> {
     if text.trim().is_empty() {
         return Ok(None);
     }
@@ -276,8 +274,9 @@ fn check_report_data(fields: &TdFields, evidence: &Evidence, expected: Option<&R
 }
 
 /// State of one verification.
-struct Run {
-    report: CheckReport,
+#[derive(Default)]
+pub(crate) struct Run {
+    pub(crate) report: CheckReport,
     anchor: Option<AnchorKind>,
 }
 
@@ -302,15 +301,15 @@ impl Run {
         self.refuse(check, reason)
     }
 
-    fn refuse(&self, check: Check, reason: Reason) -> VerifyError {
+    pub(crate) fn refuse(&self, check: Check, reason: Reason) -> VerifyError {
         VerifyError { check, reason: Box::new(reason), report: Box::new(self.report.clone()), anchor: self.anchor.clone() }
     }
 
-    fn try_step<T, E: Into<Reason>>(&self, check: Check, result: Result<T, E>) -> Result<T, VerifyError> {
+    pub(crate) fn try_step<T, E: Into<Reason>>(&self, check: Check, result: Result<T, E>) -> Result<T, VerifyError> {
         result.map_err(|error| self.refuse(check, error.into()))
     }
 
-    fn step<E: Into<Reason>>(&mut self, check: Check, result: Result<String, E>) -> Result<(), VerifyError> {
+    pub(crate) fn step<E: Into<Reason>>(&mut self, check: Check, result: Result<String, E>) -> Result<(), VerifyError> {
         let found = self.try_step(check, result)?;
         self.report.pass(check, found);
         Ok(())
@@ -338,7 +337,7 @@ impl Run {
                 return Err(self.refuse(Check::Identity, Reason::AppCompose { got, measured: claims.compose_hash }));
             }
         }
-        self.report.pass(Check::Identity, describe(&claims));
+        self.report.pass(Check::Identity, claims.to_string());
         match match_mr_config_id(&fields.mr_config_id, &claims, mr_config_document(&evidence.vm_config).as_deref()) {
             MrConfigIdMatch::Agrees(how) => self.report.pass(Check::MrConfigId, how),
             MrConfigIdMatch::NotSet => self.report.skip(Check::MrConfigId, "the host set none"),
@@ -358,10 +357,4 @@ fn with_register_3(replayed: &dstack_event_log::Registers, quoted: &dstack_event
     let [rtmr0, rtmr1, rtmr2, _] = replayed.0;
     let [.., rtmr3] = quoted.0;
     dstack_event_log::Registers([rtmr0, rtmr1, rtmr2, rtmr3])
-}
-
-fn describe(claims: &Claims) -> String {
-    let app = claims.app_id.map_or_else(|| "no app id".to_owned(), |app| format!("app {app}"));
-    let compose = claims.compose_hash.map_or_else(|| "no compose hash".to_owned(), |hash| format!("compose hash {hash}"));
-    format!("{app}, {compose}")
 }

@@ -4,8 +4,9 @@ use std::io::Read as _;
 
 use dstack_api::UserFacing;
 use dstack_attestation::{
-    Attestation, ContentType, Endorsements, EnvelopeError, Evidence, ReportData, VerifiedEvidence, Verifier, VerifyError, report_data,
+    ContentType, Endorsements, EnvelopeError, Evidence, GuestEvidence, ReportData, VerifiedEvidence, Verifier, VerifyError, report_data,
 };
+use dstack_event_log::{Event, parse_events};
 use dstack_manifest::AppId;
 use flate2::read::GzDecoder;
 
@@ -184,13 +185,20 @@ impl RaTlsCertificate {
         self.payload(Extension::AppInfo).and_then(AppInfo::decode)
     }
 
+    /// The evidence inside, of a TD, unverified; `None` if there is none.
+    ///
+    /// Errors: malformed, or of another platform.
+    pub fn evidence(&self) -> Result<Option<Evidence>, CertificateError> {
+        self.guest_evidence()?.map(GuestEvidence::into_td).transpose().map_err(CertificateError::NotImplemented)
+    }
+
     /// The evidence inside, unverified; `None` if there is none.
     ///
     /// Both forms are read: the attestation envelope, and the quote with its log of older releases.
-    pub fn evidence(&self) -> Result<Option<Evidence>, CertificateError> {
+    pub fn guest_evidence(&self) -> Result<Option<GuestEvidence>, CertificateError> {
         if let Some(envelope) = self.payload(Extension::Attestation) {
-            return match Attestation::decode(envelope) {
-                Ok(attestation) => Ok(Some(attestation.into())),
+            return match GuestEvidence::decode(envelope) {
+                Ok(evidence) => Ok(Some(evidence)),
                 Err(error @ EnvelopeError::NotImplemented { .. }) => Err(CertificateError::NotImplemented(error)),
                 Err(error) => Err(CertificateError::Evidence { reason: error.to_string() }),
             };
@@ -200,7 +208,7 @@ impl RaTlsCertificate {
             Some(log) => parse_log(log)?,
             None => Vec::new(),
         };
-        Ok(Some(Evidence { quote: quote.to_vec(), event_log, vm_config: String::new(), report_data: None, app_compose: None }))
+        Ok(Some(Evidence { quote: quote.to_vec(), event_log, vm_config: String::new(), report_data: None, app_compose: None }.into()))
     }
 
     /// Verifies the evidence inside, and that it binds this certificate's key.
@@ -208,17 +216,17 @@ impl RaTlsCertificate {
     /// `vm_config`: the peer's configuration from elsewhere (a request), used instead of the one inside when not empty.
     /// `now`: Unix seconds. The chain and possession of the key are TLS's part.
     pub fn verify(&self, verifier: &Verifier, endorsements: &Endorsements, now: u64, vm_config: &str) -> Result<VerifiedPeer, PeerError> {
-        let mut evidence = self.evidence()?.ok_or(PeerError::NoEvidence)?;
+        let mut evidence = self.guest_evidence()?.ok_or(PeerError::NoEvidence)?;
         if !vm_config.is_empty() {
             evidence = evidence.with_vm_config(vm_config);
         }
         let expected = ra_tls_report_data(&self.spki);
-        let evidence = verifier.verify(&evidence, endorsements, now, Some(&expected))?;
+        let evidence = verifier.verify_guest(&evidence, endorsements, now, Some(&expected))?;
         Ok(VerifiedPeer { evidence, spki: self.spki.clone() })
     }
 }
 
-fn parse_log(payload: &[u8]) -> Result<Vec<dstack_event_log::Event>, CertificateError> {
+fn parse_log(payload: &[u8]) -> Result<Vec<Event>, CertificateError> {
     let refused = |reason: &str| CertificateError::Evidence { reason: reason.to_owned() };
     let unpacked;
     let text = match payload.strip_prefix(COMPRESSED_LOG) {
@@ -237,7 +245,8 @@ fn parse_log(payload: &[u8]) -> Result<Vec<dstack_event_log::Event>, Certificate
     if text.len() > MAX_LOG_BYTES {
         return Err(refused("the event log is too long"));
     }
-    serde_json::from_slice(text).map_err(|error| CertificateError::Evidence { reason: error.to_string() })
+    let text = std::str::from_utf8(text).map_err(|_| refused("the event log is not text"))?;
+    parse_events(text).map_err(|error| refused(&error.to_string()))
 }
 
 /// A peer whose evidence holds and binds the key of its certificate.

@@ -5,7 +5,8 @@
 //! V2 = confirm:String pubkey:Vec<u8> config:{…, ext_app_info, not_before?, not_after?} attestation: all remaining bytes
 //! ```
 
-use dstack_attestation::{Attestation, EnvelopeError, Evidence};
+use dstack_attestation::{Attestation, EnvelopeError, Evidence, GuestEvidence};
+use dstack_event_log::parse_events;
 use p256::{
     ecdsa::{Signature, VerifyingKey, signature::Verifier as _},
     pkcs8::DecodePublicKey as _,
@@ -225,13 +226,22 @@ impl CertRequest {
         Ok((bytes, signature))
     }
 
-    /// The evidence inside, unverified.
+    /// The evidence inside, of a TD, unverified.
+    ///
+    /// Errors: malformed, or of another platform.
     pub fn evidence(&self) -> Result<Evidence, CsrError> {
+        Ok(self.guest_evidence()?.into_td()?)
+    }
+
+    /// The evidence inside, unverified.
+    pub fn guest_evidence(&self) -> Result<GuestEvidence, CsrError> {
         match &self.body {
-            RequestBody::V2 { attestation } => Ok(Attestation::decode(attestation)?.into()),
+            RequestBody::V2 { attestation } => Ok(GuestEvidence::decode(attestation)?),
             RequestBody::V1 { quote, event_log } => {
-                let event_log = serde_json::from_slice(event_log).map_err(|_| CsrError::EventLog)?;
-                Ok(Evidence { quote: quote.clone(), event_log, vm_config: String::new(), report_data: None, app_compose: None })
+                let text = std::str::from_utf8(event_log).map_err(|_| CsrError::EventLog)?;
+                let event_log = parse_events(text).map_err(|_| CsrError::EventLog)?;
+                let quote = quote.clone();
+                Ok(Evidence { quote, event_log, vm_config: String::new(), report_data: None, app_compose: None }.into())
             }
         }
     }

@@ -32,10 +32,10 @@ impl ContentKey {
 #[derive(Clone)]
 pub(crate) struct Verdict {
     pub(crate) evidence: Arc<VerifiedEvidence>,
-    /// What its collateral is published for.
-    pub(crate) platform: Platform,
+    /// What its collateral is published for; `None` where the evidence brought all papers along.
+    pub(crate) platform: Option<Platform>,
     /// SHA-256 of the collateral's content. The verdict says nothing under another.
-    pub(crate) collateral: [u8; 32],
+    pub(crate) papers: [u8; 32],
 }
 
 struct Entry {

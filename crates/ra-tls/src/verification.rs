@@ -5,12 +5,12 @@
 //! the certificate, another configuration: another verification.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
     time::Duration,
 };
 
 use dstack_api::UserFacing;
-use dstack_attestation::{Attestation, Evidence, ReportData, VerifiedEvidence, Verifier, VerifyError};
+use dstack_attestation::{EnvelopeError, GuestEvidence, ReportData, VerifiedEvidence, Verifier, VerifyError};
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -22,6 +22,9 @@ use crate::{
 
 /// Most platforms that handshakes may ask to be fetched.
 const MAX_WANTED: usize = 16;
+
+/// For evidence that brings its papers along.
+static NO_PAPERS: LazyLock<Arc<Held>> = LazyLock::new(|| Arc::new(Held::nothing()));
 
 /// Why a peer is not believed.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +42,9 @@ pub enum Refusal {
     /// There is no collateral, so nothing can be said.
     #[error("collateral of the peer's platform")]
     Collateral(#[from] FetchError),
+    /// Evidence of SEV-SNP, which this service does not take: see [`EvidenceVerifier::accepting_snp_guests`].
+    #[error("amd sev-snp key release is not enabled")]
+    SnpNotEnabled,
     /// A handshake cannot wait for collateral; see [`EvidenceVerifier::with_collateral`].
     #[error("collateral of platform {} is not at hand", hex::encode(.0.fmspc()))]
     CollateralNotAtHand(Platform),
@@ -68,6 +74,7 @@ impl UserFacing for Refusal {
             Self::Certificate(_) => "ra-tls/certificate",
             Self::NoEvidence => "ra-tls/no-evidence",
             Self::Request(_) => "ra-tls/certificate-request",
+            Self::SnpNotEnabled => "ra-tls/sev-snp-not-enabled",
             Self::Collateral(error) => error.code(),
             Self::CollateralNotAtHand(_) => "collateral/not-at-hand",
             Self::Evidence(error) => error.code(),
@@ -79,6 +86,7 @@ impl UserFacing for Refusal {
         match self {
             Self::Certificate(_) | Self::NoEvidence => "connect with an RA-TLS certificate of this release".to_owned(),
             Self::Request(_) => "send the SCALE request and the signature by its key, version 1 or 2".to_owned(),
+            Self::SnpNotEnabled => "run the guest on Intel TDX, or enable SEV-SNP in this service's configuration".to_owned(),
             Self::Collateral(error) => error.fix(),
             Self::CollateralNotAtHand(_) => "try again".to_owned(),
             Self::Evidence(error) => error.fix(),
@@ -112,6 +120,7 @@ pub struct EvidenceVerifier {
     verdicts: VerdictCache,
     slots: Semaphore,
     wanted: Mutex<Vec<Platform>>,
+    accepts_snp: bool,
 }
 
 impl std::fmt::Debug for EvidenceVerifier {
@@ -122,7 +131,7 @@ impl std::fmt::Debug for EvidenceVerifier {
 
 /// What is judged: evidence, and the report data it must have.
 struct Case {
-    evidence: Evidence,
+    evidence: GuestEvidence,
     expected: Option<ReportData>,
     /// Last second of the certificate it came in.
     not_after: Option<u64>,
@@ -134,7 +143,22 @@ impl EvidenceVerifier {
     pub fn new(verifier: Verifier, collateral: CollateralClient, limits: VerificationLimits) -> Self {
         let collateral = collateral.with_anchors(verifier.anchors().clone());
         let verdicts = VerdictCache::new(limits.verdicts, limits.max_age.as_secs());
-        Self { verifier, collateral, verdicts, slots: Semaphore::new(limits.concurrent.max(1)), wanted: Mutex::default() }
+        Self {
+            verifier,
+            collateral,
+            verdicts,
+            slots: Semaphore::new(limits.concurrent.max(1)),
+            wanted: Mutex::default(),
+            accepts_snp: false,
+        }
+    }
+
+    /// Also believes SEV-SNP guests, whose identity is what their host bound to the launch: no event of theirs is signed, and nothing
+    /// tells a report from before the boot from a later one. Their evidence must carry the certificate of the chip's key.
+    #[must_use]
+    pub fn accepting_snp_guests(mut self) -> Self {
+        self.accepts_snp = true;
+        self
     }
 
     /// The collateral in use.
@@ -161,7 +185,7 @@ impl EvidenceVerifier {
         if let Some(verified) = self.remembered(&content, now).await? {
             return Ok(verified);
         }
-        let evidence = with_config(request.evidence()?, vm_config);
+        let evidence = with_config(request.guest_evidence()?, vm_config);
         let case = Case { evidence, expected: Some(ra_tls_report_data(&request.pubkey)), not_after: None };
         self.verify(content, case, now).await
     }
@@ -172,8 +196,11 @@ impl EvidenceVerifier {
         if let Some(verified) = self.remembered(&content, now).await? {
             return Ok(verified);
         }
-        let envelope = Attestation::decode(envelope).map_err(|error| CertificateError::Evidence { reason: error.to_string() })?;
-        let case = Case { evidence: envelope.into(), expected: Some(*report_data), not_after: None };
+        let evidence = GuestEvidence::decode(envelope).map_err(|error| match error {
+            EnvelopeError::NotImplemented { .. } => CertificateError::NotImplemented(error),
+            other => CertificateError::Evidence { reason: other.to_string() },
+        })?;
+        let case = Case { evidence, expected: Some(*report_data), not_after: None };
         self.verify(content, case, now).await
     }
 
@@ -183,23 +210,32 @@ impl EvidenceVerifier {
     pub fn of_certificate_at_hand(&self, leaf: &[u8], now: u64) -> Result<Arc<VerifiedEvidence>, Refusal> {
         let content = ContentKey::of(&[b"certificate", leaf, b""]);
         if let Some(found) = self.verdicts.find(&content, now)
-            && self.held_at_hand(found.platform)?.digest == found.collateral
+            && self.papers_at_hand(found.platform)?.digest == found.papers
         {
             return Ok(found.evidence);
         }
         let case = certificate_case(leaf, "", now)?;
-        let platform = self.collateral.platform(&case.evidence.quote)?;
-        let held = self.held_at_hand(platform)?;
-        let evidence = Arc::new(self.verifier.verify(&case.evidence, &held.endorsements, now, case.expected.as_ref())?);
-        self.verdicts.insert(content, Verdict { evidence: Arc::clone(&evidence), platform, collateral: held.digest }, case.not_after);
+        let platform = self.platform(&case.evidence)?;
+        let papers = self.papers_at_hand(platform)?;
+        let evidence = Arc::new(self.verifier.verify_guest(&case.evidence, &papers.endorsements, now, case.expected.as_ref())?);
+        self.verdicts.insert(content, Verdict { evidence: Arc::clone(&evidence), platform, papers: papers.digest }, case.not_after);
         Ok(evidence)
     }
 
-    fn held_at_hand(&self, platform: Platform) -> Result<Arc<Held>, Refusal> {
+    /// What is in the cache; nothing is needed where no platform is named.
+    fn papers_at_hand(&self, platform: Option<Platform>) -> Result<Arc<Held>, Refusal> {
+        let Some(platform) = platform else { return Ok(Arc::clone(&NO_PAPERS)) };
         self.collateral.at_hand(platform).ok_or_else(|| {
             self.want(platform);
             Refusal::CollateralNotAtHand(platform)
         })
+    }
+
+    async fn papers(&self, platform: Option<Platform>) -> Result<Arc<Held>, Refusal> {
+        match platform {
+            Some(platform) => Ok(self.collateral.held(platform).await?),
+            None => Ok(Arc::clone(&NO_PAPERS)),
+        }
     }
 
     /// Runs `call`. If it fails and a handshake of it lacked collateral, fetches that and runs it once more.
@@ -221,6 +257,15 @@ impl EvidenceVerifier {
         found
     }
 
+    /// The platform whose collateral is needed; none for guests whose evidence carries all that is.
+    fn platform(&self, evidence: &GuestEvidence) -> Result<Option<Platform>, Refusal> {
+        match evidence {
+            GuestEvidence::Td(evidence) => Ok(Some(self.collateral.platform(&evidence.quote)?)),
+            _ if self.accepts_snp => Ok(None),
+            _ => Err(Refusal::SnpNotEnabled),
+        }
+    }
+
     fn want(&self, platform: Platform) {
         let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
         if wanted.len() < MAX_WANTED && !wanted.contains(&platform) {
@@ -231,20 +276,20 @@ impl EvidenceVerifier {
     /// The verdict on the same content, if the collateral it was judged with is still the current one.
     async fn remembered(&self, content: &ContentKey, now: u64) -> Result<Option<Arc<VerifiedEvidence>>, Refusal> {
         let Some(found) = self.verdicts.find(content, now) else { return Ok(None) };
-        let held = self.collateral.held(found.platform).await?;
-        Ok((held.digest == found.collateral).then_some(found.evidence))
+        let papers = self.papers(found.platform).await?;
+        Ok((papers.digest == found.papers).then_some(found.evidence))
     }
 
     async fn verify(&self, content: ContentKey, case: Case, now: u64) -> Result<Arc<VerifiedEvidence>, Refusal> {
-        let platform = self.collateral.platform(&case.evidence.quote)?;
-        let held = self.collateral.held(platform).await?;
+        let platform = self.platform(&case.evidence)?;
+        let papers = self.papers(platform).await?;
         let slot = self.slots.acquire().await.map_err(|_| Refusal::BrokeOff)?;
-        let (verifier, endorsements) = (self.verifier.clone(), Arc::clone(&held.endorsements));
+        let (verifier, endorsements) = (self.verifier.clone(), Arc::clone(&papers.endorsements));
         let Case { evidence, expected, not_after } = case;
-        let verdict = tokio::task::spawn_blocking(move || verifier.verify(&evidence, &endorsements, now, expected.as_ref()));
+        let verdict = tokio::task::spawn_blocking(move || verifier.verify_guest(&evidence, &endorsements, now, expected.as_ref()));
         let evidence = Arc::new(verdict.await.map_err(|_| Refusal::BrokeOff)??);
         drop(slot);
-        self.verdicts.insert(content, Verdict { evidence: Arc::clone(&evidence), platform, collateral: held.digest }, not_after);
+        self.verdicts.insert(content, Verdict { evidence: Arc::clone(&evidence), platform, papers: papers.digest }, not_after);
         Ok(evidence)
     }
 }
@@ -252,7 +297,7 @@ impl EvidenceVerifier {
 fn certificate_case(leaf: &[u8], vm_config: &str, now: u64) -> Result<Case, Refusal> {
     let certificate = RaTlsCertificate::parse(leaf)?;
     certificate.check_dates(now)?;
-    let evidence = with_config(certificate.evidence()?.ok_or(Refusal::NoEvidence)?, vm_config);
+    let evidence = with_config(certificate.guest_evidence()?.ok_or(Refusal::NoEvidence)?, vm_config);
     Ok(Case {
         evidence,
         expected: Some(ra_tls_report_data(certificate.spki_der())),
@@ -260,6 +305,6 @@ fn certificate_case(leaf: &[u8], vm_config: &str, now: u64) -> Result<Case, Refu
     })
 }
 
-fn with_config(evidence: Evidence, vm_config: &str) -> Evidence {
+fn with_config(evidence: GuestEvidence, vm_config: &str) -> GuestEvidence {
     if vm_config.is_empty() { evidence } else { evidence.with_vm_config(vm_config) }
 }

@@ -6,6 +6,7 @@
 use std::io::Read as _;
 
 use dstack_attestation::{ContentType, Evidence, ReportData, report_data};
+use dstack_event_log::parse_events;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::{Subject, input::InputError};
@@ -130,7 +131,11 @@ impl EvidenceCertificate {
         }
         let quote = self.extension(1).ok_or(CertificateError::NoEvidence)?;
         let event_log = match self.extension(2) {
-            Some(log) => serde_json::from_slice(&decompressed(2, log)?).map_err(|_| CertificateError::EventLog)?,
+            Some(log) => {
+                let text = decompressed(2, log)?;
+                let text = std::str::from_utf8(&text).map_err(|_| CertificateError::EventLog)?;
+                parse_events(text).map_err(|_| CertificateError::EventLog)?
+            }
             None => Vec::new(),
         };
         Ok(Subject::from_td_evidence(Evidence { event_log, ..Subject::td_evidence(quote.to_vec()) }))

@@ -3,14 +3,14 @@
 //! A bundle is evidence with more fields beside it, so whoever reads evidence reads a bundle: `collateral`, `certificates` (PEM),
 //! `nonce`, `source`.
 
-use dstack_attestation::{Evidence, QuoteCollateral, gpu::GpuEvidence};
-use dstack_event_log::Event;
-use serde::Deserialize;
+use dstack_attestation::{Evidence, QuoteCollateral, gpu::GpuEvidence, parse_certificates};
+use dstack_event_log::{Event, deserialize_events};
+use serde::{Deserialize, de::IgnoredAny};
 
 use crate::{
     Subject,
     certificate::{CertificateError, EvidenceCertificate},
-    encoding::{parse_certificates, parse_hex},
+    encoding::parse_hex,
     input::{InputError, field_bytes, from_binary},
     subject::{Kind, Saved},
 };
@@ -31,6 +31,8 @@ struct Document {
     nonce: Option<String>,
     source: Option<String>,
     vm_config: Option<String>,
+    /// Of NVIDIA's verifier: its result, signed by nobody that could be asked.
+    detached_eat: Option<IgnoredAny>,
     /// Of `Info`: JSON text with the log and the document.
     tcb_info: Option<String>,
 }
@@ -39,6 +41,7 @@ struct Document {
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct TcbInfo {
+    #[serde(deserialize_with = "deserialize_events")]
     event_log: Vec<Event>,
     app_compose: Option<String>,
 }
@@ -46,12 +49,12 @@ struct TcbInfo {
 pub(crate) fn parse(text: &str) -> Result<Subject, InputError> {
     let document: Document = serde_json::from_str(text).map_err(|error| InputError::Document { reason: error.to_string() })?;
     let mut subject = evidence(text, &document)?;
-    if let (Kind::Td(evidence), Some(config)) = (&mut subject.kind, &document.vm_config)
+    if let (Some(evidence), Some(config)) = (subject.td_mut(), &document.vm_config)
         && evidence.vm_config.is_empty()
     {
         evidence.vm_config.clone_from(config);
     }
-    if let (Kind::Td(evidence), Some(info)) = (&mut subject.kind, &document.tcb_info) {
+    if let (Some(evidence), Some(info)) = (subject.td_mut(), &document.tcb_info) {
         let info: TcbInfo = serde_json::from_str(info).unwrap_or_default();
         if evidence.event_log.is_empty() {
             evidence.event_log = info.event_log;
@@ -83,12 +86,16 @@ fn evidence(text: &str, document: &Document) -> Result<Subject, InputError> {
     if let Some(gpu) = GpuEvidence::parse_json(text).ok().and_then(|list| list.into_iter().next()) {
         return Ok(Kind::Gpu(Box::new(gpu)).into());
     }
+    if document.detached_eat.is_some() {
+        let reason = "it is what NVIDIA's verifier said about a GPU, not the GPU's own evidence (`evidence_list`)";
+        return Err(InputError::Document { reason: reason.to_owned() });
+    }
     let Some(pem) = document.certificate.as_ref().or(document.app_cert.as_ref()).filter(|pem| !pem.is_empty()) else {
         return Err(InputError::Document {
             reason: "it has neither `quote` nor `attestation`, `report`, `document` or `certificate`".to_owned(),
         });
     };
-    let leaf = parse_certificates(pem.as_bytes()).and_then(|chain| chain.into_iter().next()).ok_or(CertificateError::Malformed)?;
+    let leaf = parse_certificates(pem.as_bytes()).ok().and_then(|chain| chain.into_iter().next()).ok_or(CertificateError::Malformed)?;
     let certificate = EvidenceCertificate::parse(&leaf)?;
     let mut subject = certificate.subject()?;
     subject.certificate = Some(certificate);
@@ -102,7 +109,7 @@ fn saved(document: Document) -> Result<Saved, InputError> {
     Ok(Saved {
         collateral: document.collateral,
         certificates: certificates
-            .map(|pem| parse_certificates(pem.as_bytes()).ok_or_else(|| refuse("`certificates` is not PEM")))
+            .map(|pem| parse_certificates(pem.as_bytes()).map_err(|_| refuse("`certificates` is not PEM")))
             .transpose()?
             .unwrap_or_default(),
         nonce: nonce.map(|nonce| parse_hex(nonce).ok_or_else(|| refuse("`nonce` is not hex"))).transpose()?,

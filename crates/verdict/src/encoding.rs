@@ -4,7 +4,6 @@ use base64::{
     Engine as _, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
-use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 
 /// The usual alphabet, with or without padding.
 const BASE64: GeneralPurpose =
@@ -26,18 +25,6 @@ pub fn parse_hex(text: &str) -> Option<Vec<u8>> {
 pub(crate) fn parse_base64(text: &str) -> Option<Vec<u8>> {
     let joined: String = text.split_ascii_whitespace().collect();
     BASE64.decode(joined).ok()
-}
-
-/// Every certificate of a file: PEM with any number of them, or one in DER.
-///
-/// Returns `None` if there is none, or one is broken.
-#[must_use]
-pub fn parse_certificates(bytes: &[u8]) -> Option<Vec<Vec<u8>>> {
-    if bytes.first() == Some(&0x30) {
-        return Some(vec![bytes.to_vec()]);
-    }
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes).map(|der| der.map(|der| der.to_vec())).collect();
-    found.ok().filter(|certificates| !certificates.is_empty())
 }
 
 #[cfg(test)]

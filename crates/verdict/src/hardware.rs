@@ -1,6 +1,6 @@
 //! What the hardware alone says: a quote, report, document or token without anything of dstack around it.
 
-use dstack_attestation::{Check, CheckOutcome, Context, Fault, Link, Platform, Refusal, TcbStatus, VerifiedPlatform};
+use dstack_attestation::{Check, CheckOutcome, Context, Fault, Link, NotChecked, Platform, Refusal, TcbStatus, VerifiedPlatform};
 
 use crate::{
     ChallengeField, Mark, Question, Subject, Verdict,
@@ -46,14 +46,7 @@ fn accept(verdict: &mut Verdict, subject: &Subject, question: &Question, particu
     let verified = particular.platform();
     let platform = verified.platform();
     verdict.platform = platform.name().into();
-    for link in LINKS {
-        if let Some(passed) = verified.passed().iter().find(|passed| passed.link == link) {
-            verdict.check(link.name(), Mark::Passed, says(link, platform), passed.found.clone());
-        } else if let Some(missed) = verified.not_checked().iter().find(|missed| missed.link == link) {
-            verdict.check(link.name(), Mark::Unknown, says(link, platform), missed.why.clone());
-            verdict.caveats.push(format!("Not checked that {}: {}.", says(link, platform), missed.why));
-        }
-    }
+    show_links(verdict, "", verified, |_| true);
     for register in verified.registers() {
         verdict.claims.push_bytes(register.name.clone(), &register.value);
     }
@@ -72,6 +65,24 @@ fn accept(verdict: &mut Verdict, subject: &Subject, question: &Question, particu
     check_policy(verdict, question, verified);
     platforms::appraise(verdict, &subject.kind, question, particular);
     verdict.conclude(is_simulated(verified.anchor()));
+}
+
+/// A line per link that holds, and one per thing that was not checked: skipped, with the reason, and a caveat.
+///
+/// `prefix`: of the lines' names, where a verdict has links of more than one chain. `matters`: what need not be said of the things that
+/// were not checked, because something else makes up for it, is left out.
+pub(crate) fn show_links(verdict: &mut Verdict, prefix: &str, verified: &VerifiedPlatform, matters: impl Fn(&NotChecked) -> bool) {
+    let platform = verified.platform();
+    for passed in verified.passed() {
+        verdict.check(format!("{prefix}{}", passed.link), Mark::Passed, says(passed.link, platform), passed.found.clone());
+    }
+    for missed in verified.not_checked().iter().filter(|missed| matters(missed)) {
+        let (name, says) = (format!("{prefix}{}", missed.link), says(missed.link, platform));
+        // A link may hold in part.
+        let name = if verdict.passed(&name) { format!("{name}-rest") } else { name };
+        verdict.check(name, Mark::Skipped, says, missed.why.clone());
+        verdict.caveats.push(format!("Not checked that {says}: {}.", missed.why));
+    }
 }
 
 fn caveats(verdict: &mut Verdict, verified: &VerifiedPlatform) {
@@ -164,7 +175,7 @@ fn check_challenge(verdict: &mut Verdict, subject: &Subject, question: &Question
 }
 
 /// What a link shows, for people who know none of the words.
-fn says(link: Link, platform: Platform) -> &'static str {
+pub(crate) fn says(link: Link, platform: Platform) -> &'static str {
     match (link, platform) {
         (Link::Format, Platform::Tdx) => "the evidence is a quote of an Intel TDX virtual machine",
         (Link::Format, Platform::Sgx) => "the evidence is a quote of an Intel SGX enclave",
@@ -172,6 +183,7 @@ fn says(link: Link, platform: Platform) -> &'static str {
         (Link::Format, Platform::NitroEnclave) => "the evidence is a document of an AWS Nitro Enclave",
         (Link::Format, Platform::NitroTpm) => "the evidence is a document of an AWS instance with NitroTPM",
         (Link::Format, Platform::NvidiaGpu) => "the evidence is a report of an NVIDIA GPU",
+        (Link::Format, Platform::Tpm) => "the evidence is a quote of a TPM",
         (Link::Format, Platform::ArmCca) => "the evidence is a token of an Arm CCA realm",
         (Link::Format, _) => "the evidence is well formed",
         (Link::CertificateChain, _) => "certificates lead from the machine's key to the vendor's root",
@@ -186,7 +198,7 @@ fn says(link: Link, platform: Platform) -> &'static str {
     }
 }
 
-fn fix(fault: Fault) -> &'static str {
+pub(crate) fn fix(fault: Fault) -> &'static str {
     match fault {
         Fault::Malformed => "get the evidence again, whole and unchanged",
         Fault::Expired | Fault::NotYetValid => {

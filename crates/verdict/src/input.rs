@@ -19,16 +19,18 @@
 
 use std::borrow::Cow;
 
+use dstack_attestation::{MAX_EVIDENCE_BYTES, parse_certificates};
+
 use crate::{
     Subject,
     certificate::{CertificateError, EvidenceCertificate},
     document,
-    encoding::{parse_base64, parse_certificates, parse_hex},
-    subject::Kind,
+    encoding::{parse_base64, parse_hex},
+    subject::{Kind, NitroEvidence, SnpEvidence},
 };
 
 /// Largest input that is read. Evidence has some 10 KiB; with a log, a document and collateral rarely 1 MiB.
-pub const MAX_INPUT_BYTES: usize = 12 << 20;
+pub const MAX_INPUT_BYTES: usize = MAX_EVIDENCE_BYTES;
 /// Length of an SNP report.
 const SNP_REPORT_BYTES: usize = 1184;
 
@@ -75,7 +77,7 @@ impl Subject {
         }
         match text_form(bytes) {
             Some(Text::Json(text)) => document::parse(text),
-            Some(Text::Pem) => from_certificates(parse_certificates(bytes)),
+            Some(Text::Pem) => from_certificates(parse_certificates(bytes).ok()),
             Some(Text::Encoded(raw)) => from_binary(&raw),
             None => from_binary(bytes),
         }
@@ -106,13 +108,23 @@ fn text_form(bytes: &[u8]) -> Option<Text<'_>> {
     parse_hex(text).or_else(|| parse_base64(text)).filter(|raw| raw.len() > 4).map(Text::Encoded)
 }
 
+/// The raw bytes that `bytes` are or stand for in hex or base64; `None` for JSON and PEM.
+#[must_use]
+pub fn binary_form(bytes: &[u8]) -> Option<Cow<'_, [u8]>> {
+    match text_form(bytes) {
+        Some(Text::Json(_) | Text::Pem) => None,
+        Some(Text::Encoded(raw)) => Some(Cow::Owned(raw)),
+        None => Some(Cow::Borrowed(bytes)),
+    }
+}
+
 /// Evidence as the hardware or an envelope has it.
 pub(crate) fn from_binary(bytes: &[u8]) -> Result<Subject, InputError> {
     let unrecognised = || InputError::Unrecognised { start: hex::encode(bytes.get(..bytes.len().min(8)).unwrap_or_default()) };
     match bytes {
         [] => Err(InputError::Empty),
         [0x30, 0x80..=0x84, ..] => from_certificates(Some(vec![bytes.to_vec()])),
-        [0x84, 0x40..=0x5b, ..] | [0xd2, 0x84, ..] => Ok(Kind::Nitro(bytes.to_vec()).into()),
+        [0x84, 0x40..=0x5b, ..] | [0xd2, 0x84, ..] => Ok(Kind::Nitro(NitroEvidence::bare(bytes)).into()),
         [0xd9, 0x01, 0x8f, ..] => Ok(Kind::Cca(bytes.to_vec()).into()),
         [0x80..=0x8f | 0xde | 0xdf, ..] => Subject::from_envelope(bytes),
         [_, 0, 0, 0, ..] if bytes.len().abs_diff(SNP_REPORT_BYTES) <= 1 => Ok(Kind::SevSnp(snp(bytes)).into()),
@@ -129,8 +141,8 @@ fn intel(bytes: &[u8], tee: &[u8]) -> Subject {
     if is_sgx { Kind::Sgx(bytes.to_vec()).into() } else { Subject::from_td_quote(bytes.to_vec()) }
 }
 
-fn snp(report: &[u8]) -> crate::subject::SnpEvidence {
-    crate::subject::SnpEvidence { report: report.to_vec(), ..Default::default() }
+fn snp(report: &[u8]) -> SnpEvidence {
+    SnpEvidence { report: report.to_vec(), ..Default::default() }
 }
 
 fn from_certificates(chain: Option<Vec<Vec<u8>>>) -> Result<Subject, InputError> {

@@ -2,7 +2,7 @@
 
 use dstack_attestation::{AnchorKind, VerifiedEvidence, Verifier};
 
-use crate::{Anchor, EvidenceCertificate, Mark, Question, Subject, Verdict, hardware, subject::Kind, td};
+use crate::{Anchor, EvidenceCertificate, Mark, Question, Subject, Verdict, gcp, hardware, subject::Kind, td};
 
 /// The verdict about `subject`.
 #[must_use]
@@ -15,6 +15,7 @@ pub fn judge(subject: &Subject, question: &Question, source: &str) -> Verdict {
     match &subject.kind {
         Kind::Td(evidence) if td::is_of_dstack(evidence) => td::judge(verdict, evidence, subject, question),
         Kind::Td(evidence) => td::judge_quote(verdict, &evidence.quote, subject, question),
+        Kind::GcpTdx(evidence) => gcp::judge(verdict, evidence, subject, question),
         _ => hardware::judge(verdict, subject, question),
     }
 }
@@ -39,10 +40,10 @@ pub fn judge_by(verifier: &Verifier, subject: &Subject, question: &Question, sou
 /// Refuses evidence that no papers of a vendor can help: broken, or under a root that is not trusted. Nothing need be fetched for it.
 #[must_use]
 pub fn refuse_before_papers(subject: &Subject, question: &Question, source: &str) -> Option<Verdict> {
-    let Kind::Td(evidence) = &subject.kind else { return None };
+    let quote = subject.td_quote()?;
     let mut verdict = Verdict::blank(source, &question.policy_name, question.now);
     verdict.platform = subject.platform_name().into();
-    td::refuse_before_papers(verdict, &evidence.quote, question)
+    td::refuse_before_papers(verdict, quote, question)
 }
 
 fn check_dates(verdict: &mut Verdict, certificate: &EvidenceCertificate, now: u64) {
@@ -60,14 +61,18 @@ fn check_dates(verdict: &mut Verdict, certificate: &EvidenceCertificate, now: u6
 
 /// The anchor of the hardware's signature.
 pub(crate) fn vendor_anchor(kind: &AnchorKind, question: &Question) -> Anchor {
-    const ROLE: &str = "hardware vendor";
+    anchor_of("hardware vendor", kind, question)
+}
+
+/// The anchor of a signature that vouches for `role`.
+pub(crate) fn anchor_of(role: &'static str, kind: &AnchorKind, question: &Question) -> Anchor {
     match kind {
-        AnchorKind::BuiltIn { name, .. } => Anchor::new(ROLE, *name, "built into this program"),
+        AnchorKind::BuiltIn { name, .. } => Anchor::new(role, *name, "built into this program"),
         AnchorKind::Chosen { vendor, fingerprint } => {
-            Anchor::new(ROLE, format!("root chosen for {vendor}, SHA-256 {}", hex::encode(fingerprint)), question.root_origin.clone())
+            Anchor::new(role, format!("root chosen for {vendor}, SHA-256 {}", hex::encode(fingerprint)), question.root_origin.clone())
         }
         AnchorKind::Simulated { fingerprint } => {
-            Anchor::new(ROLE, format!("SIMULATED root, SHA-256 {}", hex::encode(fingerprint)), question.root_origin.clone())
+            Anchor::new(role, format!("SIMULATED root, SHA-256 {}", hex::encode(fingerprint)), question.root_origin.clone())
         }
     }
 }

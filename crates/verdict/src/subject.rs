@@ -1,9 +1,10 @@
 //! What is to be judged.
 
+pub(crate) use dstack_attestation::sev_snp::SnpEvidence;
 use dstack_attestation::{Attestation, Envelope, Evidence, Platform, PlatformEvidence, QuoteCollateral, ReportData, gpu::GpuEvidence};
-use dstack_event_log::{BootLog, Event, RUNTIME_REGISTER};
+use dstack_event_log::{BootLog, Event, RUNTIME_REGISTER, RuntimeEvent};
 
-use crate::{EvidenceCertificate, encoding::parse_certificates, input::InputError};
+use crate::{EvidenceCertificate, input::InputError};
 
 /// Evidence with whatever came in the same file. Nothing in it is verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,27 +27,45 @@ pub enum Kind {
     Sgx(Vec<u8>),
     /// An SNP report.
     SevSnp(SnpEvidence),
-    /// A Nitro document, COSE.
-    Nitro(Vec<u8>),
+    /// A TDX quote of Google's cloud with the TPM quote that vouches for it.
+    GcpTdx(Box<GcpEvidence>),
+    /// A Nitro document.
+    Nitro(NitroEvidence),
     /// An SPDM report of an NVIDIA GPU with its chain.
     Gpu(Box<GpuEvidence>),
     /// A CCA token, CBOR.
     Cca(Vec<u8>),
 }
 
-/// An SNP report with what travels beside it.
+/// A TD of Google's cloud: its TPM tells the boot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GcpEvidence {
+    /// The TDX side. Its quote is kept with its padding: the TPM signs the hash of these very bytes.
+    pub td: Evidence,
+    /// For [`TpmQuote::decode_scale`](dstack_attestation::tpm::TpmQuote::decode_scale).
+    pub tpm_quote: Vec<u8>,
+    /// Runtime events, which are measured into the TPM as well.
+    pub runtime_events: Vec<RuntimeEvent>,
+}
+
+/// A Nitro document with what travels beside it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct SnpEvidence {
-    /// The report, as signed.
-    pub report: Vec<u8>,
-    /// Certificates, DER, in any order.
-    pub certificates: Vec<Vec<u8>>,
-    /// The document whose hash is HOST_DATA; empty for none.
-    pub mr_config: String,
-    /// The `vm_config` text, with what it takes to compute the launch measurement; empty for none.
+pub struct NitroEvidence {
+    /// COSE.
+    pub document: Vec<u8>,
+    /// Runtime events; those of an enclave are measured nowhere.
+    pub runtime_events: Vec<RuntimeEvent>,
+    /// The `vm_config` text; empty for none.
     pub vm_config: String,
-    /// What the sender says the report data is; must agree with the report.
+    /// What the sender says the user data is; `None` outside an envelope.
     pub claimed_report_data: Option<ReportData>,
+}
+
+impl NitroEvidence {
+    /// A document without anything beside it.
+    pub(crate) fn bare(document: &[u8]) -> Self {
+        Self { document: document.to_vec(), ..Self::default() }
+    }
 }
 
 /// What a bundle keeps, so that evidence can be judged again without a network.
@@ -87,16 +106,20 @@ impl Subject {
     pub(crate) fn from_envelope(bytes: &[u8]) -> Result<Self, InputError> {
         let envelope = Envelope::decode(bytes).map_err(|error| InputError::Envelope { reason: error.to_string() })?;
         let vm_config = envelope.vm_config();
+        if matches!(envelope.evidence, PlatformEvidence::SevSnp { .. }) {
+            let evidence = SnpEvidence::try_from(envelope).map_err(|error| InputError::Envelope { reason: error.to_string() })?;
+            return Ok(Kind::SevSnp(evidence).into());
+        }
         let Envelope { evidence, runtime_events, report_data, config, .. } = envelope;
+        let td = |quote, event_log, runtime_events| Evidence::from(Attestation { quote, event_log, runtime_events, report_data, config });
         let kind = match evidence {
-            PlatformEvidence::Tdx { quote, event_log } => {
-                return Ok(Self::from_td_evidence(Attestation { quote, event_log, runtime_events, report_data, config }.into()));
+            PlatformEvidence::Tdx { quote, event_log } => return Ok(Self::from_td_evidence(td(quote, event_log, runtime_events))),
+            PlatformEvidence::GcpTdx { quote, event_log, tpm_quote } => {
+                Kind::GcpTdx(Box::new(GcpEvidence { td: td(quote, event_log, runtime_events.clone()), tpm_quote, runtime_events }))
             }
-            PlatformEvidence::SevSnp { report, certificates, mr_config } => {
-                let certificates = certificates.iter().flat_map(|one| parse_certificates(one).unwrap_or_default()).collect();
-                Kind::SevSnp(SnpEvidence { report, certificates, mr_config, vm_config, claimed_report_data: Some(report_data) })
+            PlatformEvidence::NitroEnclave { document } | PlatformEvidence::NitroTpm { document } => {
+                Kind::Nitro(NitroEvidence { document, runtime_events, vm_config, claimed_report_data: Some(report_data) })
             }
-            PlatformEvidence::NitroEnclave { document } | PlatformEvidence::NitroTpm { document } => Kind::Nitro(document),
             other => return Err(InputError::Envelope { reason: format!("evidence of platform {} is not implemented", other.kind()) }),
         };
         Ok(kind.into())
@@ -106,7 +129,7 @@ impl Subject {
     #[must_use]
     pub fn platform(&self) -> Platform {
         match &self.kind {
-            Kind::Td(_) => Platform::Tdx,
+            Kind::Td(_) | Kind::GcpTdx(_) => Platform::Tdx,
             Kind::Sgx(_) => Platform::Sgx,
             Kind::SevSnp(_) => Platform::SevSnp,
             Kind::Nitro(_) => Platform::NitroEnclave,
@@ -115,17 +138,35 @@ impl Subject {
         }
     }
 
-    /// Its stable name.
+    /// Its stable name; `gcp-tdx` for a TD with a TPM of Google's cloud.
     #[must_use]
     pub fn platform_name(&self) -> &'static str {
-        self.platform().name()
+        if matches!(self.kind, Kind::GcpTdx(_)) { "gcp-tdx" } else { self.platform().name() }
+    }
+
+    /// The TDX quote in it, for which Intel's collateral is needed.
+    #[must_use]
+    pub fn td_quote(&self) -> Option<&[u8]> {
+        match &self.kind {
+            Kind::Td(evidence) => Some(&evidence.quote),
+            Kind::GcpTdx(evidence) => Some(&evidence.td.quote),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn td_mut(&mut self) -> Option<&mut Evidence> {
+        match &mut self.kind {
+            Kind::Td(evidence) => Some(evidence),
+            Kind::GcpTdx(evidence) => Some(&mut evidence.td),
+            _ => None,
+        }
     }
 
     /// Replaces the event log by one that came separately.
     ///
     /// Errors: the evidence is not of a TD.
     pub fn set_event_log(&mut self, log: Vec<Event>) -> Result<(), InputError> {
-        self.td_mut("an event log")?.event_log = log;
+        self.need_td("an event log")?.event_log = log;
         Ok(())
     }
 
@@ -133,7 +174,7 @@ impl Subject {
     ///
     /// Errors: malformed, or the evidence is not of a TD.
     pub fn set_ccel(&mut self, ccel: &[u8]) -> Result<(), InputError> {
-        let evidence = self.td_mut("a CCEL")?;
+        let evidence = self.need_td("a CCEL")?;
         let malformed = |error: &dyn std::fmt::Display| InputError::Document { reason: format!("the CCEL is malformed: {error}") };
         let log = BootLog::parse(ccel).map_err(|error| malformed(&error))?;
         let mut events = log.rtmr_events().map_err(|error| malformed(&error))?;
@@ -142,11 +183,8 @@ impl Subject {
         Ok(())
     }
 
-    fn td_mut(&mut self, what: &str) -> Result<&mut Evidence, InputError> {
+    fn need_td(&mut self, what: &str) -> Result<&mut Evidence, InputError> {
         let name = self.platform_name();
-        match &mut self.kind {
-            Kind::Td(evidence) => Ok(evidence),
-            _ => Err(InputError::Document { reason: format!("{what} belongs to TDX evidence, and this is {name}") }),
-        }
+        self.td_mut().ok_or_else(|| InputError::Document { reason: format!("{what} belongs to TDX evidence, and this is {name}") })
     }
 }

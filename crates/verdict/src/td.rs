@@ -2,13 +2,13 @@
 
 use dstack_api::UserFacing as _;
 use dstack_attestation::{
-    Check, CheckOutcome, CheckReport, Evidence, TcbStatus, TdFields, UnverifiedQuote, VerifiedEvidence, Verifier, VerifyError,
+    Check, CheckOutcome, CheckReport, Evidence, KeyProvider, TcbStatus, TdFields, UnverifiedQuote, VerifiedEvidence, Verifier, VerifyError,
 };
 use dstack_manifest::{AppCompose, AppId, ComposeHash, OsImageHash};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    Anchor, Claims, Identity, Mark, Question, Subject, Verdict, containers,
+    Anchor, Claims, Identity, Kind, Mark, Question, Subject, Verdict, containers, guest,
     hardware::says_check,
     judge::{is_simulated, vendor_anchor},
 };
@@ -44,13 +44,20 @@ pub(crate) fn judge_by(
     subject: &Subject,
     question: &Question,
 ) -> (Verdict, Option<VerifiedEvidence>) {
-    let binding = subject.certificate.as_ref().map(crate::EvidenceCertificate::report_data);
-    let challenge = question.challenge.as_ref().map(crate::Challenge::report_data);
-    let expected = binding.or(challenge);
+    let expected = expected_report_data(subject, question);
     match verifier.verify(evidence, &question.endorsements, question.now, expected.as_ref()) {
-        Ok(verified) => (appraise(verdict, evidence, subject, question, &verified), Some(verified)),
+        Ok(verified) => {
+            let verdict = describe(verdict, evidence, subject, question, &verified);
+            (conclude(verdict, evidence, question, &verified, verified.os_image_hash()), Some(verified))
+        }
         Err(error) => (refuse(verdict, &evidence.quote, question, &error), None),
     }
+}
+
+/// What the report data must be: the hash of the certificate's key, else the answer to the challenge.
+pub(crate) fn expected_report_data(subject: &Subject, question: &Question) -> Option<dstack_attestation::ReportData> {
+    let binding = subject.certificate.as_ref().map(crate::EvidenceCertificate::report_data);
+    binding.or(question.challenge.as_ref().map(crate::Challenge::report_data))
 }
 
 /// A quote without anything beside it: whose machine, what was measured, not what that means.
@@ -65,8 +72,7 @@ pub(crate) fn judge_quote(mut verdict: Verdict, quote: &[u8], subject: &Subject,
     verdict.tcb_status = Some(verified.tcb_status().to_string());
     verdict.advisory_ids = verified.advisory_ids().to_vec();
     verdict.trust_anchors.push(vendor_anchor(verified.anchor(), question));
-    let expected = subject.certificate.as_ref().map(crate::EvidenceCertificate::report_data);
-    let expected = expected.or(question.challenge.as_ref().map(crate::Challenge::report_data));
+    let expected = expected_report_data(subject, question);
     bare_quote_lines(&mut verdict, &expected, verified.fields());
     tcb_caveats(&mut verdict, verified.tcb_status(), verified.advisory_ids());
     check_second_challenge(&mut verdict, subject, question, verified.fields());
@@ -95,7 +101,7 @@ fn bare_quote_lines(verdict: &mut Verdict, expected: &Option<dstack_attestation:
     }
 }
 
-fn refuse(mut verdict: Verdict, quote: &[u8], question: &Question, error: &VerifyError) -> Verdict {
+pub(crate) fn refuse(mut verdict: Verdict, quote: &[u8], question: &Question, error: &VerifyError) -> Verdict {
     verdict.reason = format!("{}: {}", error.check.name(), error.reason);
     verdict.fix = error.fix();
     verdict.trust_anchors.extend(error.anchor.as_ref().map(|anchor| vendor_anchor(anchor, question)));
@@ -107,20 +113,44 @@ fn refuse(mut verdict: Verdict, quote: &[u8], question: &Question, error: &Verif
     verdict
 }
 
-fn appraise(mut verdict: Verdict, evidence: &Evidence, subject: &Subject, question: &Question, verified: &VerifiedEvidence) -> Verdict {
+/// What the library found, in lines, claims and caveats.
+pub(crate) fn describe(
+    mut verdict: Verdict,
+    evidence: &Evidence,
+    subject: &Subject,
+    question: &Question,
+    verified: &VerifiedEvidence,
+) -> Verdict {
     fill_checks(&mut verdict, verified.report(), None);
+    if matches!(subject.kind, Kind::GcpTdx(_)) {
+        // Google's firmware is not public, so these registers name no image; the TPM does.
+        verdict.checks.retain(|line| line.name != Check::OsImage.name());
+    }
     verdict.identity = identity(evidence, verified);
-    claims_of(&mut verdict.claims, verified.fields());
+    if let Some(fields) = verified.td_fields() {
+        claims_of(&mut verdict.claims, fields);
+        check_second_challenge(&mut verdict, subject, question, fields);
+    }
     identity_claims(&mut verdict.claims, verified);
     verdict.tcb_status = Some(verified.tcb_status().to_string());
     verdict.advisory_ids = verified.advisory_ids().to_vec();
     verdict.valid_until = Some(verified.collateral_expires_at());
     verdict.trust_anchors.push(vendor_anchor(verified.anchor(), question));
     library_caveats(&mut verdict, subject, question, verified);
-    check_second_challenge(&mut verdict, subject, question, verified.fields());
-    check_image(&mut verdict, question, verified.os_image_hash());
+    verdict
+}
+
+/// What the user expects, and the word. `os_image_hash`: the image that the evidence proves.
+pub(crate) fn conclude(
+    mut verdict: Verdict,
+    evidence: &Evidence,
+    question: &Question,
+    verified: &VerifiedEvidence,
+    os_image_hash: Option<&OsImageHash>,
+) -> Verdict {
+    check_image(&mut verdict, question, os_image_hash);
     check_document(&mut verdict, evidence, question, verified);
-    check_kms(&mut verdict, question, verified);
+    check_kms(&mut verdict, question, verified.claims().key_provider.as_ref(), "key-provider event");
     verdict.conclude(is_simulated(verified.anchor()));
     verdict
 }
@@ -272,22 +302,13 @@ pub(crate) fn claims_of(claims: &mut Claims, fields: &TdFields) {
 }
 
 fn identity_claims(claims: &mut Claims, verified: &VerifiedEvidence) {
-    claims.push_bytes("fmspc", verified.fmspc());
+    if let Some(fmspc) = verified.fmspc() {
+        claims.push_bytes("fmspc", fmspc);
+    }
     claims.push_bytes("device_id", &verified.device_id());
-    let measured = verified.claims();
-    if let Some(id) = measured.app_id {
-        claims.push("app_id", id.to_string());
-    }
-    if let Some(hash) = measured.compose_hash {
-        claims.push("compose_hash", hash.to_string());
-    }
-    claims.push("instance_id", measured.instance_id.to_string());
+    guest::measured_claims(claims, verified.claims());
     if let Some(hash) = verified.os_image_hash() {
         claims.push("os_image_hash", hash.to_string());
-    }
-    if let Some(provider) = &measured.key_provider {
-        claims.push("key_provider", provider.name.clone());
-        claims.push_bytes("key_provider_id", &provider.id);
     }
 }
 
@@ -350,10 +371,11 @@ pub(crate) fn check_expected(verdict: &mut Verdict, question: &Question, app_id:
     }
 }
 
-fn check_kms(verdict: &mut Verdict, question: &Question, verified: &VerifiedEvidence) {
+/// Where the keys come from. `bound_by`: what covers `provider`, for people.
+pub(crate) fn check_kms(verdict: &mut Verdict, question: &Question, provider: Option<&KeyProvider>, bound_by: &str) {
     const SAYS: &str = "its keys come from the KMS that you expect";
     let expected = question.expectations.kms.as_ref();
-    let Some(provider) = verified.claims().key_provider.as_ref() else {
+    let Some(provider) = provider else {
         verdict.caveats.push("The app's keys come from a source that was not measured.".to_owned());
         if expected.is_some() {
             verdict.check("kms", Mark::Failed, SAYS, "no key provider was measured");
@@ -365,12 +387,12 @@ fn check_kms(verdict: &mut Verdict, question: &Question, verified: &VerifiedEvid
             let key = format!("KMS, root key SHA-256 {}", hex::encode(Sha256::digest(&provider.id)));
             match expected {
                 Some((spki, origin)) if *spki == provider.id => {
-                    verdict.check("kms", Mark::Passed, SAYS, "the measured key-provider event names its root key");
-                    (key, format!("key-provider event; equals {origin}"))
+                    verdict.check("kms", Mark::Passed, SAYS, format!("the {bound_by} names its root key"));
+                    (key, format!("{bound_by}; equals {origin}"))
                 }
                 Some((_, origin)) => {
                     verdict.check("kms", Mark::Failed, SAYS, format!("the measured key provider is not the KMS of {origin}"));
-                    (key, format!("key-provider event; differs from {origin}"))
+                    (key, format!("{bound_by}; differs from {origin}"))
                 }
                 None => {
                     verdict.check("kms", Mark::Unknown, SAYS, "no KMS is expected");
@@ -378,16 +400,16 @@ fn check_kms(verdict: &mut Verdict, question: &Question, verified: &VerifiedEvid
                         "The app's keys come from a KMS that this policy does not name; whoever runs it could hand them to others."
                             .to_owned(),
                     );
-                    (key, "key-provider event; compared with nothing. By which rule it releases keys, its operator must show".to_owned())
+                    (key, format!("{bound_by}; compared with nothing. By which rule it releases keys, its operator must show"))
                 }
             }
         }
         (other, Some((_, origin))) => {
             verdict.check("kms", Mark::Failed, SAYS, format!("keys come from `{other}`, expected is the KMS of {origin}"));
-            (other.to_owned(), "key-provider event".to_owned())
+            (other.to_owned(), bound_by.to_owned())
         }
-        ("none", None) => ("none: the VM makes its keys itself".to_owned(), "key-provider event".to_owned()),
-        (other, None) => (other.to_owned(), "key-provider event".to_owned()),
+        ("none", None) => ("none: the VM makes its keys itself".to_owned(), bound_by.to_owned()),
+        (other, None) => (other.to_owned(), bound_by.to_owned()),
     };
     verdict.trust_anchors.push(Anchor::new("key provider", anchor, origin));
 }

@@ -24,7 +24,7 @@ fn mark(verdict: &Verdict, name: &str) -> Option<Mark> {
 }
 
 /// Judges the envelope after `change` of its parts, under `question`.
-fn judged(question: &Question, change: impl FnOnce(&mut dstack_verdict::SnpEvidence)) -> Verdict {
+fn judged(question: &Question, change: impl FnOnce(&mut dstack_attestation::sev_snp::SnpEvidence)) -> Verdict {
     let mut subject = Subject::recognise(ENVELOPE).unwrap();
     let Kind::SevSnp(evidence) = &mut subject.kind else { panic!("not of SEV-SNP") };
     change(evidence);

@@ -16,7 +16,8 @@ pub(crate) fn respond(verdict: &Verdict, evidence: Option<&VerifiedEvidence>, im
     let mut details = VerifyDetails {
         quote_verified: QUOTE_CHECKS.iter().all(|name| verdict.passed(name)) || verdict.passed("signature"),
         // Under SNP the host's data, signed in the report, stand in the log's place.
-        event_log_verified: (verdict.passed("runtime-log") && !failed(verdict, "boot-log")) || verdict.passed("host-data"),
+        event_log_verified: (verdict.passed("runtime-log") && !failed(verdict, "boot-log") && !failed(verdict, "tpm-runtime-log"))
+            || verdict.passed("host-data"),
         os_image_hash_verified: verdict.passed("os-image"),
         tee_variant: tee_variant(&verdict.platform).map(str::to_owned),
         report_data: verdict.claims.get("report_data").map(str::to_owned),
@@ -24,8 +25,12 @@ pub(crate) fn respond(verdict: &Verdict, evidence: Option<&VerifiedEvidence>, im
         advisory_ids: verdict.advisory_ids.clone(),
         ..VerifyDetails::default()
     };
-    if let Some(evidence) = evidence {
-        describe(&mut details, evidence);
+    match evidence {
+        Some(evidence) => describe(&mut details, evidence),
+        None if verdict.word != Word::NotVerified && verdict.claims.get("mr_aggregated").is_some() => {
+            describe_claims(&mut details, verdict)
+        }
+        None => {}
     }
     if let Some(image) = image.filter(|_| details.os_image_hash_verified) {
         (details.os_image_is_dev, details.os_image_version) = (Some(image.is_dev), Some(image.version.clone()));
@@ -85,12 +90,44 @@ fn describe(details: &mut VerifyDetails, evidence: &VerifiedEvidence) {
     details.app_info = Some(app);
 }
 
+/// The same of a guest whose evidence is not a [`VerifiedEvidence`], from what its verdict claims.
+fn describe_claims(details: &mut VerifyDetails, verdict: &Verdict) {
+    let claim = |name: &str| verdict.claims.get(name).unwrap_or_default().to_owned();
+    let app = AppInfo {
+        app_id: claim("app_id"),
+        compose_hash: claim("compose_hash"),
+        instance_id: claim("instance_id"),
+        device_id: claim("device_id"),
+        mr_system: claim("mr_system"),
+        mr_aggregated: claim("mr_aggregated"),
+        os_image_hash: claim("os_image_hash"),
+        key_provider_info: claim("key_provider_info"),
+    };
+    if verdict.claims.get("key_provider").is_some() {
+        details.key_provider = Some(KeyProvider { name: claim("key_provider"), id: claim("key_provider_id") });
+    }
+    details.boot_info = Some(BootInfo {
+        tee_variant: details.tee_variant.clone().unwrap_or_default(),
+        mr_aggregated: app.mr_aggregated.clone(),
+        os_image_hash: app.os_image_hash.clone(),
+        mr_system: app.mr_system.clone(),
+        app_id: app.app_id.clone(),
+        compose_hash: app.compose_hash.clone(),
+        instance_id: app.instance_id.clone(),
+        device_id: app.device_id.clone(),
+        key_provider_info: app.key_provider_info.clone(),
+        tcb_status: verdict.tcb_status.clone().unwrap_or_default(),
+        advisory_ids: verdict.advisory_ids.clone(),
+    });
+    details.app_info = Some(app);
+}
+
 /// Why an answer is not valid, although nothing may be wrong.
 fn reason(verdict: &Verdict) -> String {
     if verdict.word == Word::NotVerified {
         return verdict.reason.clone();
     }
-    let matters = |name: &str| matches!(name, "quote-signature" | "signature" | "runtime-log" | "host-data" | "os-image");
+    let matters = |name: &str| matches!(name, "quote-signature" | "signature" | "runtime-log" | "host-data" | "os-image" | "identity");
     let line = verdict.checks.iter().find(|line| matters(&line.name) && !verdict.passed(&line.name));
     line.map_or_else(|| verdict.reason.clone(), |line| format!("{}: {}", line.name, line.detail))
 }
@@ -99,6 +136,7 @@ fn reason(verdict: &Verdict) -> String {
 fn tee_variant(platform: &str) -> Option<&'static str> {
     match platform {
         "tdx" => Some("dstack-tdx"),
+        "gcp-tdx" => Some("dstack-gcp-tdx"),
         "sev-snp" => Some("dstack-amd-sev-snp"),
         "nitro-enclave" => Some("dstack-nitro-enclave"),
         "aws-nitro-tpm" => Some("dstack-aws-nitro-tpm"),

@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use dstack_api::verifier::{CheckLine, VerifyResponse};
-use dstack_verdict::{Subject, parse_certificates};
+use dstack_attestation::parse_certificates;
+use dstack_verdict::Subject;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{ALL_VERIFICATION_ALGS, EndEntityCert, KeyUsage};
 use x509_parser::{extensions::GeneralName, prelude::*};
@@ -19,7 +20,7 @@ const MAX_CHAIN: usize = 8;
 /// The root is nobody's anchor here: that the chain holds together says who issued it, the evidence says what it is worth.
 /// Errors: no certificates, or no evidence in the leaf.
 pub async fn verify(verification: &Verification, bytes: &[u8]) -> Result<VerifyResponse, Refusal> {
-    let chain = parse_certificates(bytes).filter(|chain| !chain.is_empty() && chain.len() <= MAX_CHAIN);
+    let chain = parse_certificates(bytes).ok().filter(|chain| !chain.is_empty() && chain.len() <= MAX_CHAIN);
     let chain = chain.ok_or(dstack_verdict::InputError::Certificate(dstack_verdict::CertificateError::Malformed))?;
     let leaf = chain.first().map(Vec::as_slice).unwrap_or_default();
     let mut lines = x509_lines(&chain, verification.now());

@@ -7,7 +7,7 @@ use std::{
 };
 
 use dstack_api::UserFacing;
-use dstack_attestation::{Policy, TrustAnchors};
+use dstack_attestation::{Policy, TrustAnchors, parse_certificates};
 use dstack_os_image::fetch::FetchLimits;
 use dstack_ra_tls::collateral::{CollateralClient, CollateralLimits};
 use dstack_rpc::system_tls;
@@ -221,12 +221,9 @@ fn trust_anchors(danger: &Danger) -> Result<TrustAnchors, String> {
 }
 
 fn read_certificate(path: &Path) -> Result<Vec<u8>, String> {
-    use rustls_pki_types::{CertificateDer, pem::PemObject as _};
     let bytes = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    if bytes.first() == Some(&0x30) {
-        return Ok(bytes);
-    }
-    CertificateDer::from_pem_slice(&bytes).map(|der| der.to_vec()).map_err(|_| format!("{} is not a certificate", path.display()))
+    let first = parse_certificates(&bytes).ok().and_then(|certificates| certificates.into_iter().next());
+    first.ok_or_else(|| format!("{} is not a certificate", path.display()))
 }
 
 /// The policy with its name for people.

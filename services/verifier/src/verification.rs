@@ -134,8 +134,8 @@ impl Verification {
     async fn endorsements(&self, subject: &Subject) -> Result<Endorsements, FetchError> {
         let mut endorsements = Endorsements { collateral: subject.saved.collateral.clone(), ..Endorsements::default() };
         endorsements.certificates.clone_from(&subject.saved.certificates);
-        if let (Kind::Td(evidence), None) = (&subject.kind, &endorsements.collateral) {
-            endorsements.collateral.clone_from(&self.collateral.endorsements(&evidence.quote).await?.collateral);
+        if let (Some(quote), None) = (subject.td_quote(), &endorsements.collateral) {
+            endorsements.collateral.clone_from(&self.collateral.endorsements(quote).await?.collateral);
         }
         Ok(endorsements)
     }

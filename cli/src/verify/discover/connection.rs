@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use dstack_attestation::parse_certificates;
 use dstack_verdict::{
     Anchor, Challenge, ChallengeField, EvidenceCertificate, Mark, Question, Subject, Verdict, Word, judge as judge_evidence,
-    parse_certificates,
 };
 use rustls::{RootCertStore, client::verify_server_cert_signed_by_trust_anchor, crypto::aws_lc_rs, server::ParsedCertificate};
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};

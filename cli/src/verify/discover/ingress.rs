@@ -3,7 +3,7 @@
 //! It publishes below `/evidences/`: `quote.json`, `sha256sum.txt` and the certificate. The quote's report data is the SHA-256 of
 //! `sha256sum.txt`, whose lines bind the certificate file.
 
-use dstack_verdict::parse_certificates;
+use dstack_attestation::parse_certificates;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -42,6 +42,6 @@ impl IngressPapers {
     pub(super) fn binds(&self, leaf: &[u8]) -> bool {
         let digest = hex::encode(Sha256::digest(self.certificate.as_bytes()));
         let is_listed = self.checksums.lines().any(|line| line.split_ascii_whitespace().next() == Some(digest.as_str()));
-        is_listed && parse_certificates(self.certificate.as_bytes()).is_some_and(|chain| chain.first().is_some_and(|first| first == leaf))
+        is_listed && parse_certificates(self.certificate.as_bytes()).is_ok_and(|chain| chain.first().is_some_and(|first| first == leaf))
     }
 }

@@ -16,6 +16,7 @@ mod witness;
 
 use std::{sync::Arc, time::Duration};
 
+use dstack_ra_tls::tls::ByRule;
 use dstack_rpc::{Client, ClientError, Endpoint};
 use dstack_verdict::{Challenge, MAX_INPUT_BYTES};
 use http::StatusCode;
@@ -57,7 +58,7 @@ pub(super) async fn discover(url: &str, challenge: &Challenge, progress: &Progre
     let step = progress.step("evidence");
     let path = format!("{EVIDENCE_PATH}?nonce={}", hex::encode(&challenge.bytes));
     let fresh = server.get(&path).await.map_err(|error| Failure::from(error).during(format!("asking {url} for evidence")))?;
-    let mut connection = Connection::of(&address, server.witness.as_deref());
+    let mut connection = Connection::of(&address, server.witness.as_deref().map(ByRule::rule));
     if let Some(evidence) = fresh.evidence(true)? {
         step.done(url);
         connection.look_around(&address, &server, progress).await;
@@ -104,7 +105,7 @@ fn nothing_there(url: &str, first: &Reply) -> Failure {
 /// One origin: scheme, host and port.
 struct Server {
     client: Client,
-    witness: Option<Arc<witness::Witness>>,
+    witness: Option<Arc<ByRule<witness::Witness>>>,
 }
 
 impl Server {

@@ -6,15 +6,15 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use dstack_ra_tls::tls;
 use rustls::{
-    ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    ClientConfig, Error, RootCertStore,
     client::{
         WebPkiServerVerifier,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        danger::{ServerCertVerified, ServerCertVerifier},
     },
-    crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
+    crypto::aws_lc_rs,
 };
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 /// What a server showed.
 #[derive(Debug, Clone)]
@@ -28,7 +28,6 @@ pub(super) struct Shown {
 /// Sees the certificates of one server.
 #[derive(Debug)]
 pub(super) struct Witness {
-    provider: Arc<CryptoProvider>,
     public: Option<Arc<WebPkiServerVerifier>>,
     shown: Mutex<Option<Shown>>,
 }
@@ -43,12 +42,12 @@ impl Witness {
 /// A configuration, and who watches over it.
 ///
 /// Errors: the TLS library does not support its own defaults.
-pub(super) fn observed_tls() -> Result<(Arc<Witness>, ClientConfig), Error> {
+pub(super) fn observed_tls() -> Result<(Arc<tls::ByRule<Witness>>, ClientConfig), Error> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     let public = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build().ok();
-    let witness = Arc::new(Witness { provider: Arc::clone(&provider), public, shown: Mutex::new(None) });
+    let witness = Arc::new(tls::ByRule::new(Witness { public, shown: Mutex::new(None) }, Arc::clone(&provider)));
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .dangerous()
@@ -57,52 +56,26 @@ pub(super) fn observed_tls() -> Result<(Arc<Witness>, ClientConfig), Error> {
     Ok((witness, config))
 }
 
-impl ServerCertVerifier for Witness {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
+impl tls::PeerCertificates for Witness {
+    fn accept(&self, peer: &tls::Shown<'_>) -> Result<(), Error> {
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(first) = shown.as_ref() {
-            let is_same = first.chain.first().is_some_and(|leaf| leaf.as_slice() == end_entity.as_ref());
-            return if is_same {
-                Ok(ServerCertVerified::assertion())
-            } else {
-                Err(Error::General("the server changed its certificate".to_owned()))
-            };
+            let is_same = first.chain.first().is_some_and(|leaf| leaf.as_slice() == peer.leaf.as_ref());
+            return if is_same { Ok(()) } else { Err(Error::General("the server changed its certificate".to_owned())) };
         }
-        let accepted = match &self.public {
-            Some(public) => public.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now).map(|_| ()),
-            None => Err(Error::General("this machine trusts no public authority".to_owned())),
+        let objection = self.ask_public(peer).err().map(|error| error.to_string());
+        let chain = std::iter::once(peer.leaf).chain(peer.intermediates).map(|der| der.to_vec()).collect();
+        *shown = Some(Shown { chain, objection });
+        Ok(())
+    }
+}
+
+impl Witness {
+    /// What the public authorities that this machine trusts make of it.
+    fn ask_public(&self, peer: &tls::Shown<'_>) -> Result<ServerCertVerified, Error> {
+        let (Some(public), Some(name)) = (&self.public, peer.server_name) else {
+            return Err(Error::General("this machine trusts no public authority".to_owned()));
         };
-        let chain = std::iter::once(end_entity).chain(intermediates).map(|der| der.to_vec()).collect();
-        *shown = Some(Shown { chain, objection: accepted.err().map(|error| error.to_string()) });
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        public.verify_server_cert(peer.leaf, peer.intermediates, name, peer.ocsp_response, peer.now)
     }
 }

@@ -3,7 +3,7 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 
-use crate::certificate_chain::ders_of_pem;
+use crate::certificates::{CertificatesError, certificates_of_pem};
 
 /// Longest JSON form, and most GPUs in it.
 const MAX_JSON_BYTES: usize = 4 << 20;
@@ -63,8 +63,8 @@ impl GpuEvidence {
     /// # Errors
     /// [`GpuEvidenceError::Field`]: the text has a broken PEM block.
     pub fn from_pem(report: Vec<u8>, pem: &[u8]) -> Result<Self, GpuEvidenceError> {
-        let broken = |reason| GpuEvidenceError::Field { field: "certificate", index: 0, reason };
-        Ok(Self { report, certificates: ders_of_pem(pem).map_err(broken)? })
+        let broken = |error: CertificatesError| GpuEvidenceError::Field { field: "certificate", index: 0, reason: error.to_string() };
+        Ok(Self { report, certificates: certificates_of_pem(pem).map_err(broken)? })
     }
 
     /// Reads the request form of NVIDIA's attestation service: `{"evidence_list":[{"certificate","evidence"}]}`, both in base64, the
@@ -90,5 +90,5 @@ fn read(index: usize, gpu: &WireGpu) -> Result<GpuEvidence, GpuEvidenceError> {
     let decode = |field, text: &str| STANDARD.decode(text).map_err(|error| broken(field, error.to_string()));
     let report = decode("evidence", &gpu.evidence)?;
     let pem = decode("certificate", &gpu.certificate)?;
-    Ok(GpuEvidence { report, certificates: ders_of_pem(&pem).map_err(|reason| broken("certificate", reason))? })
+    Ok(GpuEvidence { report, certificates: certificates_of_pem(&pem).map_err(|error| broken("certificate", error.to_string()))? })
 }

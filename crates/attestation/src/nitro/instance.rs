@@ -41,7 +41,7 @@ pub enum InstanceFault {
     },
 }
 
-/// An instance whose image and events are proven.
+/// The registers of an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstanceBoot {
     boot: [[u8; 48]; 3],
@@ -85,18 +85,43 @@ pub fn boot_pcr_digest(verified: &VerifiedDocument) -> Result<[u8; 32], Instance
 /// # Errors
 /// [`InstanceFault`].
 pub fn check_instance(verified: &VerifiedDocument, expected: &[u8; 32], events: &[RuntimeEvent]) -> Result<InstanceBoot, InstanceFault> {
-    let boot = boot_pcrs(verified)?;
+    check_boot(verified, expected)?;
+    check_events(verified, events)?;
+    registers(verified)
+}
+
+/// The registers that tell a dstack instance, whatever they are.
+///
+/// # Errors
+/// [`InstanceFault::NotAnInstance`], [`InstanceFault::NoRegister`].
+pub fn registers(verified: &VerifiedDocument) -> Result<InstanceBoot, InstanceFault> {
+    Ok(InstanceBoot { boot: boot_pcrs(verified)?, runtime: register(verified, RUNTIME_PCR)? })
+}
+
+/// Checks that an instance booted the image with `expected` as its [`boot_pcr_digest`].
+///
+/// # Errors
+/// [`InstanceFault`].
+pub fn check_boot(verified: &VerifiedDocument, expected: &[u8; 32]) -> Result<(), InstanceFault> {
     let got = boot_pcr_digest(verified)?;
-    if got != *expected {
-        return Err(InstanceFault::OtherImage { expected: hex::encode(expected), got: hex::encode(got) });
+    if got == *expected {
+        return Ok(());
     }
+    Err(InstanceFault::OtherImage { expected: hex::encode(expected), got: hex::encode(got) })
+}
+
+/// Checks that `events` are the instance's runtime events.
+///
+/// # Errors
+/// [`InstanceFault`].
+pub fn check_events(verified: &VerifiedDocument, events: &[RuntimeEvent]) -> Result<(), InstanceFault> {
     let runtime = register(verified, RUNTIME_PCR)?;
     let mut bank = PcrBank::new(HashAlgorithm::Sha384);
     for event in events {
         bank.extend(RUNTIME_PCR.into(), event.digest_for(HashAlgorithm::Sha384).as_bytes()).unwrap_or_default();
     }
     match bank.value(RUNTIME_PCR.into()) {
-        Some(replayed) if *replayed.as_bytes() == runtime => Ok(InstanceBoot { boot, runtime }),
+        Some(replayed) if *replayed.as_bytes() == runtime => Ok(()),
         replayed => {
             Err(InstanceFault::OtherEvents { replayed: replayed.map(ToString::to_string).unwrap_or_default(), got: hex::encode(runtime) })
         }

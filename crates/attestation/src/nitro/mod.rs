@@ -18,5 +18,5 @@ mod verify;
 pub use document::{DocumentError, DocumentKind, NitroDocument, UnverifiedDocument};
 pub use enclave::{device_id, device_id_by_prefix, enclave_digest};
 pub use freshness::{MAX_CLOCK_SKEW, MAX_DOCUMENT_AGE, Staleness, check_freshness};
-pub use instance::{InstanceBoot, InstanceFault, boot_pcr_digest, check_instance};
+pub use instance::{InstanceBoot, InstanceFault, boot_pcr_digest, check_boot, check_events, check_instance, registers};
 pub use verify::{NitroEnclave, NitroTpm, VerifiedDocument};

@@ -3,9 +3,6 @@
 //! Certificates come in any order, from evidence and endorsements, and are untrusted. What is given is used: an intermediate certificate
 //! or a root that does not fit is a refusal. What is not given comes from this crate, and is verified like the rest.
 
-use std::borrow::Cow;
-
-use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use x509_parser::{
     asn1_rs::{Oid, oid},
     certificate::X509Certificate,
@@ -18,7 +15,7 @@ use x509_parser::{
 };
 
 use super::{Product, SigningKey, SnpFields, key_certificate::KeyCertificate, signature};
-use crate::{Anchor, Context, Fault, Link, Platform, Refusal, Vendor};
+use crate::{Anchor, Context, Fault, Link, Platform, Refusal, Vendor, parse_certificates};
 
 /// 1.2.840.113549.1.1.8.
 const MGF1: Oid<'static> = oid!(1.2.840.113549.1.1.8);
@@ -35,21 +32,10 @@ fn broken(fault: Fault, detail: impl std::fmt::Display) -> Refusal {
 }
 
 /// DER of every certificate given: each entry is one in DER, or any number of them in PEM.
-pub(super) fn ders(given: &[Vec<u8>]) -> Result<Vec<Cow<'_, [u8]>>, Refusal> {
+pub(super) fn ders(given: &[Vec<u8>]) -> Result<Vec<Vec<u8>>, Refusal> {
     let mut ders = Vec::new();
     for entry in given {
-        if entry.first() == Some(&0x30) {
-            ders.push(Cow::Borrowed(entry.as_slice()));
-            continue;
-        }
-        let before = ders.len();
-        for certificate in CertificateDer::pem_slice_iter(entry) {
-            let certificate = certificate.map_err(|error| broken(Fault::Malformed, format_args!("certificate in PEM: {error:?}")))?;
-            ders.push(Cow::Owned(certificate.to_vec()));
-        }
-        if ders.len() == before {
-            return Err(broken(Fault::Malformed, "a certificate is neither in DER nor in PEM"));
-        }
+        ders.extend(parse_certificates(entry).map_err(|error| broken(Fault::Malformed, error))?);
     }
     if ders.len() > MAX_CERTIFICATES || ders.iter().any(|der| der.len() > MAX_CERTIFICATE_BYTES) {
         let limits = format_args!("more than {MAX_CERTIFICATES} certificates, or one of more than {MAX_CERTIFICATE_BYTES} bytes");
@@ -77,7 +63,7 @@ struct Sorted<'a> {
 }
 
 impl<'a> Sorted<'a> {
-    fn new(ders: &'a [Cow<'a, [u8]>], signing_key: SigningKey) -> Result<Self, Refusal> {
+    fn new(ders: &'a [Vec<u8>], signing_key: SigningKey) -> Result<Self, Refusal> {
         let mut sorted = Self::default();
         for der in ders {
             let certificate = parse(der)?;
@@ -119,7 +105,7 @@ pub(super) fn common_name<'a>(name: &'a X509Name<'_>) -> Option<&'a str> {
 }
 
 /// Builds and verifies the chain of the key that signed a report with `fields`.
-pub(super) fn verify<'a>(ders: &'a [Cow<'a, [u8]>], fields: &SnpFields, context: &Context<'a>) -> Result<VerifiedChain<'a>, Refusal> {
+pub(super) fn verify<'a>(ders: &'a [Vec<u8>], fields: &SnpFields, context: &Context<'a>) -> Result<VerifiedChain<'a>, Refusal> {
     let sorted = Sorted::new(ders, fields.signing_key)?;
     let key = select_key(sorted.keys, fields)?;
     let (product, intermediate) = select_intermediate(&key.certificate, fields.signing_key, sorted.intermediates)?;

@@ -83,7 +83,7 @@ pub enum GcpFault {
     },
 }
 
-/// A machine on Google's cloud whose firmware, image and events are proven.
+/// The registers of a machine on Google's cloud.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GcpBoot {
     firmware: Vec<u8>,
@@ -113,28 +113,78 @@ impl GcpBoot {
 /// # Errors
 /// [`GcpFault`].
 pub fn check_gcp(quote: &VerifiedTpmQuote, expected: &GcpExpectation<'_>) -> Result<GcpBoot, GcpFault> {
+    check_quote(quote, expected.tdx_quote)?;
+    let boot = registers(quote)?;
+    check_firmware(quote)?;
+    check_image(quote, expected.uki_authenticode)?;
+    check_events(quote, expected.runtime_events)?;
+    Ok(boot)
+}
+
+/// The registers that tell a dstack machine, whatever they are.
+///
+/// # Errors
+/// [`GcpFault::NoRegister`].
+pub fn registers(quote: &VerifiedTpmQuote) -> Result<GcpBoot, GcpFault> {
+    let register = |pcr| register(quote, pcr).map(<[u8]>::to_vec);
+    Ok(GcpBoot { firmware: register(FIRMWARE_PCR)?, image: register(IMAGE_PCR)?, runtime: register(RUNTIME_PCR)? })
+}
+
+/// Checks that Google's TPM vouches for the TDX quote.
+///
+/// `tdx_quote`: every byte as it came, padding included.
+///
+/// # Errors
+/// [`GcpFault::OtherCloud`], [`GcpFault::OtherQuote`].
+pub fn check_quote(quote: &VerifiedTpmQuote, tdx_quote: &[u8]) -> Result<(), GcpFault> {
     if quote.vendor() != Vendor::Google {
         return Err(GcpFault::OtherCloud { vendor: quote.vendor() });
     }
-    let bound = Sha256::digest(expected.tdx_quote);
+    let bound = Sha256::digest(tdx_quote);
     let got = &quote.quoted().qualifying_data;
     if bound.as_slice() != got.as_slice() {
         return Err(GcpFault::OtherQuote { expected: hex::encode(bound), got: hex::encode(got) });
     }
-    let register = |pcr| quote.pcr(BANK, pcr).map(<[u8]>::to_vec).ok_or(GcpFault::NoRegister { pcr });
-    let boot = GcpBoot { firmware: register(FIRMWARE_PCR)?, image: register(IMAGE_PCR)?, runtime: register(RUNTIME_PCR)? };
-    if boot.firmware != GCP_FIRMWARE_PCR0 {
-        return Err(GcpFault::OtherFirmware { got: hex::encode(&boot.firmware) });
-    }
+    Ok(())
+}
+
+/// Checks that the machine runs Google's firmware for TDs.
+///
+/// # Errors
+/// [`GcpFault::NoRegister`], [`GcpFault::OtherFirmware`].
+pub fn check_firmware(quote: &VerifiedTpmQuote) -> Result<(), GcpFault> {
+    let firmware = register(quote, FIRMWARE_PCR)?;
+    if firmware == GCP_FIRMWARE_PCR0 { Ok(()) } else { Err(GcpFault::OtherFirmware { got: hex::encode(firmware) }) }
+}
+
+/// Checks that the machine booted the unified kernel image with that Authenticode SHA-256.
+///
+/// # Errors
+/// [`GcpFault::NoRegister`], [`GcpFault::NoImageEvent`], [`GcpFault::OtherImage`].
+pub fn check_image(quote: &VerifiedTpmQuote, uki_authenticode: &[u8; 32]) -> Result<(), GcpFault> {
+    register(quote, IMAGE_PCR)?;
     let image = quote.events(BANK, IMAGE_PCR).nth(IMAGE_EVENT).ok_or(GcpFault::NoImageEvent)?;
-    if image != expected.uki_authenticode {
-        return Err(GcpFault::OtherImage { expected: hex::encode(expected.uki_authenticode), got: hex::encode(image) });
+    if image == uki_authenticode {
+        return Ok(());
     }
-    let replayed = replay(expected.runtime_events);
-    if replayed != boot.runtime {
-        return Err(GcpFault::OtherEvents { replayed: hex::encode(replayed), got: hex::encode(&boot.runtime) });
+    Err(GcpFault::OtherImage { expected: hex::encode(uki_authenticode), got: hex::encode(image) })
+}
+
+/// Checks that `events` are the machine's runtime events.
+///
+/// # Errors
+/// [`GcpFault::NoRegister`], [`GcpFault::OtherEvents`].
+pub fn check_events(quote: &VerifiedTpmQuote, events: &[RuntimeEvent]) -> Result<(), GcpFault> {
+    let runtime = register(quote, RUNTIME_PCR)?;
+    let replayed = replay(events);
+    if replayed == runtime {
+        return Ok(());
     }
-    Ok(boot)
+    Err(GcpFault::OtherEvents { replayed: hex::encode(replayed), got: hex::encode(runtime) })
+}
+
+fn register(quote: &VerifiedTpmQuote, pcr: u32) -> Result<&[u8], GcpFault> {
+    quote.pcr(BANK, pcr).ok_or(GcpFault::NoRegister { pcr })
 }
 
 fn replay(events: &[RuntimeEvent]) -> Vec<u8> {

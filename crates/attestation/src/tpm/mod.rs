@@ -9,7 +9,7 @@
 //! Source: TPM 2.0 Library Part 2, sections 10.12 and 11.3; TCG PC Client Platform Firmware Profile.
 
 mod attest;
-mod gcp;
+pub mod gcp;
 mod quote;
 mod reader;
 mod signature;

@@ -52,6 +52,13 @@ pub(crate) struct Held {
     next_update: u64,
 }
 
+impl Held {
+    /// For evidence that brings its papers along: there is no collateral, and it does not end.
+    pub(crate) fn nothing() -> Self {
+        Self { endorsements: Arc::default(), digest: [0; 32], fetched_at: 0, next_update: u64::MAX }
+    }
+}
+
 /// What a client has done so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CollateralCounters {

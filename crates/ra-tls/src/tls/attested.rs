@@ -2,16 +2,11 @@
 
 use std::sync::Arc;
 
-use rustls::{
-    ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
-    server::danger::{ClientCertVerified, ClientCertVerifier},
-};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, Error, ServerConfig};
 
 use super::{
     config::{Identity, client, provider, server_with},
+    handshake::{ByRule, PeerCertificates, Shown},
     sessions::MAX_SESSION_AGE,
 };
 use crate::{EvidenceVerifier, Refusal};
@@ -22,7 +17,7 @@ use crate::{EvidenceVerifier, Refusal};
 /// run the first call through [`EvidenceVerifier::with_collateral`]. Who the server *is* stays the caller's question, answered from the
 /// connection's certificate by [`EvidenceVerifier::of_certificate`], which finds the verdict in the cache.
 pub fn attested_client(verification: &Arc<EvidenceVerifier>, identity: Option<&Identity>) -> Result<ClientConfig, Error> {
-    client(Arc::new(Attested::new(verification, Collateral::AtHand)), identity)
+    client(attested(verification, Collateral::AtHand), identity)
 }
 
 /// Server with `identity` that accepts only clients whose certificate carries evidence.
@@ -31,7 +26,7 @@ pub fn attested_client(verification: &Arc<EvidenceVerifier>, identity: Option<&I
 /// cannot ask it to come again. So every call must ask [`EvidenceVerifier::of_certificate`] for the verdict, as it must for a resumed
 /// session.
 pub fn attested_server(identity: &Identity, verification: &Arc<EvidenceVerifier>) -> Result<ServerConfig, Error> {
-    server_with(identity, Arc::new(Attested::new(verification, Collateral::MayFollow)), MAX_SESSION_AGE)
+    server_with(identity, attested(verification, Collateral::MayFollow), MAX_SESSION_AGE)
 }
 
 /// What a handshake does without collateral.
@@ -45,91 +40,18 @@ enum Collateral {
 struct Attested {
     verification: Arc<EvidenceVerifier>,
     collateral: Collateral,
-    provider: Arc<CryptoProvider>,
 }
 
-impl Attested {
-    fn new(verification: &Arc<EvidenceVerifier>, collateral: Collateral) -> Self {
-        Self { verification: Arc::clone(verification), collateral, provider: provider() }
-    }
+fn attested(verification: &Arc<EvidenceVerifier>, collateral: Collateral) -> Arc<ByRule<Attested>> {
+    Arc::new(ByRule::new(Attested { verification: Arc::clone(verification), collateral }, provider()))
+}
 
-    fn judge(&self, leaf: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
-        match self.verification.of_certificate_at_hand(leaf, now.as_secs()) {
+impl PeerCertificates for Attested {
+    fn accept(&self, shown: &Shown<'_>) -> Result<(), Error> {
+        match self.verification.of_certificate_at_hand(shown.leaf, shown.now.as_secs()) {
             Ok(_) => Ok(()),
             Err(Refusal::CollateralNotAtHand(_)) if self.collateral == Collateral::MayFollow => Ok(()),
             Err(refusal) => Err(Error::General(format!("the peer is not believed: {refusal}"))),
         }
-    }
-}
-
-impl ServerCertVerifier for Attested {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        self.judge(end_entity, now).map(|()| ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-impl ClientCertVerifier for Attested {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, Error> {
-        self.judge(end_entity, now).map(|()| ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }

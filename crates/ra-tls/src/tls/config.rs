@@ -11,6 +11,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use super::{
+    handshake::ByRule,
     pinned::{AnyServer, PinnedServer},
     sessions::{ClientSessions, MAX_SESSION_AGE, ServerSessions},
 };
@@ -42,12 +43,14 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
 pub fn pinned_client(root: &CertificateDer<'static>, usage: &str, identity: Option<&Identity>) -> Result<ClientConfig, Error> {
     let mut roots = RootCertStore::empty();
     roots.add(root.clone())?;
-    client(Arc::new(PinnedServer::new(roots, usage, provider())), identity)
+    let provider = provider();
+    let rule = PinnedServer::new(roots, usage, provider.signature_verification_algorithms);
+    client(Arc::new(ByRule::new(rule, provider)), identity)
 }
 
 /// Client that accepts any server. What it hears is worth nothing by itself; it serves to fetch a KMS's certificates, which are then pinned.
 pub fn danger_unverified_client() -> Result<ClientConfig, Error> {
-    client(Arc::new(AnyServer::new(provider())), None)
+    client(Arc::new(ByRule::new(AnyServer, provider())), None)
 }
 
 pub(super) fn client(verifier: Arc<dyn ServerCertVerifier>, identity: Option<&Identity>) -> Result<ClientConfig, Error> {

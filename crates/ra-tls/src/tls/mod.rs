@@ -15,9 +15,11 @@
 
 mod attested;
 mod config;
+mod handshake;
 mod pinned;
 mod sessions;
 
 pub use attested::{attested_client, attested_server};
 pub use config::{Identity, anonymous_server, danger_unverified_client, pinned_client, server};
+pub use handshake::{ByRule, PeerCertificates, Shown};
 pub use sessions::MAX_SESSION_AGE;

@@ -1,10 +1,10 @@
 //! What a caller in JavaScript may say, and the judgement.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use dstack_attestation::{QuoteCollateral, Vendor};
+use dstack_attestation::{QuoteCollateral, Vendor, parse_certificates};
 use dstack_manifest::{AppId, ComposeHash, OsImageHash};
 use dstack_verdict::{
-    Challenge, ChallengeField, EvidenceCertificate, Question, Subject, Verdict, judge, parse_certificates, parse_hex, refuse_before_papers,
+    Challenge, ChallengeField, EvidenceCertificate, Question, Subject, Verdict, judge, parse_hex, refuse_before_papers,
 };
 use serde::Deserialize;
 
@@ -119,7 +119,7 @@ fn challenge(options: &Options) -> Result<Option<Challenge>, String> {
 
 fn certificates(text: &str) -> Result<Vec<Vec<u8>>, String> {
     let bytes = if text.contains("-----BEGIN") { text.as_bytes().to_vec() } else { STANDARD.decode(text).unwrap_or_default() };
-    parse_certificates(&bytes).ok_or_else(|| "a certificate is neither PEM nor base64 of DER".to_owned())
+    parse_certificates(&bytes).map_err(|_| "a certificate is neither PEM nor base64 of DER".to_owned())
 }
 
 fn one(certificates: &[Vec<u8>]) -> Result<Vec<u8>, String> {

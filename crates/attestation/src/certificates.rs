@@ -1,0 +1,59 @@
+//! Certificates as files and envelopes carry them.
+
+use rustls_pki_types::{CertificateDer, pem::PemObject as _};
+
+/// Why bytes are not certificates.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CertificatesError {
+    /// Neither form.
+    #[error("neither a certificate in DER nor certificates in PEM")]
+    None,
+    /// A block of PEM is broken.
+    #[error("certificate in PEM: {reason}")]
+    Pem {
+        /// What the parser met.
+        reason: String,
+    },
+}
+
+/// Every certificate of `bytes`, DER: PEM with any number of them and any text between, or one in DER, which is not looked into.
+///
+/// Errors: there is none, or one is broken.
+pub fn parse_certificates(bytes: &[u8]) -> Result<Vec<Vec<u8>>, CertificatesError> {
+    if bytes.first() == Some(&0x30) {
+        return Ok(vec![bytes.to_vec()]);
+    }
+    let certificates = certificates_of_pem(bytes)?;
+    if certificates.is_empty() { Err(CertificatesError::None) } else { Ok(certificates) }
+}
+
+/// DER of every certificate in `pem`; none is no error.
+pub(crate) fn certificates_of_pem(pem: &[u8]) -> Result<Vec<Vec<u8>>, CertificatesError> {
+    let broken = |error| CertificatesError::Pem { reason: format!("{error:?}") };
+    CertificateDer::pem_slice_iter(pem).map(|der| der.map(|der| der.to_vec()).map_err(broken)).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    const ONE: &str = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
+
+    #[test]
+    fn both_forms_are_read() {
+        let der = vec![0x30, 0];
+
+        assert_eq!(parse_certificates(&der).unwrap(), std::slice::from_ref(&der));
+        assert_eq!(parse_certificates(format!("text\n{ONE}text\n{ONE}").as_bytes()).unwrap(), [der.clone(), der]);
+    }
+
+    #[test]
+    fn nothing_and_broken_blocks_are_refused() {
+        assert_eq!(parse_certificates(b""), Err(CertificatesError::None));
+        assert_eq!(parse_certificates(b"hello"), Err(CertificatesError::None));
+        let broken = format!("{ONE}-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n");
+        assert!(matches!(parse_certificates(broken.as_bytes()), Err(CertificatesError::Pem { .. })));
+    }
+}
