@@ -133,7 +133,7 @@ impl ConfigMeasured {
         let quoted = self.attester.quote(&[0; 64], &self.config.sys_config_text)?;
         MrConfigIdCheck { app: self.config.app.clone(), app_id: self.config.app_id }.check(&quoted)?;
         let local = LocalAppKeys::from_seed(&Secret::generate(&mut OsRng))?;
-        let key = CertKey::from_pkcs8_der(&local.ca_key.to_pkcs8_der())?;
+        let key = CertKey::from_pkcs8_der(&local.ca_key.to_pkcs8_der()?)?;
         let pem = key.to_pem().to_string();
         let authority = CertificateAuthority::self_signed(CaProfile::AppRoot, key, validity())?;
         let provider = ProviderDocument::None { key: pem };
