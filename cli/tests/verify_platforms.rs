@@ -83,7 +83,11 @@ fn each_part_of_googles_evidence_is_refused_by_its_own_check() {
         answer.failed().unwrap()["name"].as_str().unwrap().to_owned()
     };
 
-    assert_eq!(failed(changed(&|envelope| quote_of(envelope, &|quote| quote.truncate(quote.len() - 1)))), "tpm-binding", "one zero of the padding less");
+    assert_eq!(
+        failed(changed(&|envelope| quote_of(envelope, &|quote| quote.truncate(quote.len() - 1)))),
+        "tpm-binding",
+        "one zero of the padding less"
+    );
     assert_eq!(failed(changed(&|envelope| quote_of(envelope, &|quote| quote[200] ^= 1))), "quote-signature");
     assert_eq!(failed(changed(&|envelope| drop(envelope.runtime_events.pop()))), "tpm-runtime-log");
     assert_eq!(failed(changed(&|envelope| envelope.report_data[0] ^= 1)), "report-data");
