@@ -99,9 +99,10 @@ fn check_boot(
     let claims = verified.claims();
     guest::check_image_event(verdict, question, claims.measured_os_image_hash, image);
     if let Ok(boot) = gcp::registers(tpm) {
+        let provider = claims.key_provider.as_ref().map(|provider| provider.raw.as_slice());
+        verdict.claims.push_bytes("key_provider_info", provider.unwrap_or_default());
         verdict.claims.push_bytes("mr_aggregated", &boot.mr_aggregated());
         if let Some(hash) = image {
-            let provider = claims.key_provider.as_ref().map(|provider| provider.raw.as_slice());
             verdict.claims.push_bytes("mr_system", &gcp::GcpBoot::mr_system(hash.as_bytes(), provider));
         }
     }

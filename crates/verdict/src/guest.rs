@@ -99,6 +99,5 @@ pub(crate) fn measured_claims(claims: &mut Claims, measured: &dstack_attestation
     if let Some(provider) = &measured.key_provider {
         claims.push("key_provider", provider.name.clone());
         claims.push_bytes("key_provider_id", &provider.id);
-        claims.push_bytes("key_provider_info", &provider.raw);
     }
 }

@@ -72,6 +72,7 @@ fn instance(verdict: &mut Verdict, evidence: &NitroEvidence, question: &Question
     guest::check_image_event(verdict, question, claims.measured_os_image_hash, proven);
     if let Ok(boot) = nitro::registers(verified) {
         let provider = claims.key_provider.as_ref().map(|provider| provider.raw.as_slice());
+        verdict.claims.push_bytes("key_provider_info", provider.unwrap_or_default());
         verdict.claims.push_bytes("mr_system", &boot.mr_system(provider));
         verdict.claims.push_bytes("mr_aggregated", &boot.mr_aggregated());
     }
