@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use dstack_attestation::{
-    Check, Endorsements, Fault, Policy, QuoteCollateral, QuoteError, Reason, TcbStatus, TdAttributeFault, TdxVerifier, TrustAnchorError,
-    TrustAnchors, UnverifiedQuote, VerifiedPlatform, Verifier, VerifyError,
+    Check, CheckOutcome, Endorsements, Fault, Policy, QuoteCollateral, QuoteError, Reason, TcbStatus, TdAttributeFault, TdxVerifier,
+    TrustAnchorError, TrustAnchors, UnverifiedQuote, VerifiedPlatform, Verifier, VerifyError,
 };
 use proptest::prelude::*;
 use serde::Deserialize;
@@ -185,6 +185,20 @@ proptest! {
             let _any_answers = (quote.fmspc(), quote.pck_issuer(), quote.pck_chain());
         }
     }
+}
+
+#[test]
+fn the_report_names_the_form_of_the_quote_and_its_anchor() {
+    let case = up_to_date();
+    let version = UnverifiedQuote::parse(&case.quote()).unwrap().version();
+    let verifier = Verifier::new(TrustAnchors::hardware(), Policy::report_only());
+
+    let (platform, report) = verifier.verify_platform(&TdxVerifier, &case.quote(), &case.endorsements(), case.time, None).unwrap();
+
+    let passed = |text: String| Some(CheckOutcome::Passed(text));
+    assert_eq!(report.outcome(Check::QuoteFormat).cloned(), passed(format!("TDX quote version {version}")));
+    assert_eq!(report.outcome(Check::QuoteSignature).cloned(), passed(platform.anchor().to_string()));
+    assert!(!report.passed(Check::ReportData), "nobody has compared it");
 }
 
 /// A genuine guest of an OS image whose measurement document came along: hardware, log, identity and image, all at once.
