@@ -152,7 +152,8 @@ fn a_document_of_another_image_is_refused_by_every_policy() {
 #[test]
 fn an_image_that_nobody_can_check_is_refused_only_where_it_is_required() {
     type Change = fn(&mut VmConfig);
-    let changes: [(Change, fn(&Reason) -> bool); 3] = [
+    type IsExpected = fn(&Reason) -> bool;
+    let changes: [(Change, IsExpected); 3] = [
         (|config| config.os_image_hash = None, |reason| matches!(reason, Reason::ImageBinding(ImageBindingError::NoImageHash))),
         (|config| config.tdx_measurement = None, |reason| matches!(reason, Reason::ImageBinding(ImageBindingError::NoDocument { .. }))),
         (|config| config.qemu_version = Some("10.2.0".to_owned()), |reason| matches!(reason, Reason::ImageReference { .. })),
