@@ -2,7 +2,7 @@
 //!
 //! A header is a claim of whoever sends it. It is read only from sources that the operator trusts to tell who connects.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::reader::{Reader, Short};
 
