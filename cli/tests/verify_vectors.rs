@@ -145,6 +145,28 @@ fn json_has_what_scripts_rely_on() {
 }
 
 #[test]
+fn claims_are_the_fields_that_an_independent_program_reads() {
+    #[derive(Deserialize)]
+    struct Parsed {
+        quote: String,
+        fields: serde_json::Map<String, Value>,
+    }
+    let cases: Vec<Parsed> = serde_json::from_slice(&evidence(&format!("{EVIDENCE}fields.json"))).unwrap();
+    let collateral = path_of(&format!("{TDX}collateral/00806f050000-tdx-platform-20240516-e17.json"));
+    // Not all of the papers fit: what a quote says is shown all the same.
+    for case in cases.iter().filter(|case| case.fields["tee"] == "TDX") {
+        let answer = judge(&path_of(&format!("{EVIDENCE}{}", case.quote)), &["--collateral", &collateral, "--at", "2024-06-01T00:00:00Z"]);
+
+        for (name, value) in &case.fields {
+            let name = if name == "mr_td" { "mrtd" } else { name };
+            if !matches!(name, "version" | "tee" | "user_data") {
+                assert_eq!(&answer.json()["claims"][name], value, "{}: {name}", case.quote);
+            }
+        }
+    }
+}
+
+#[test]
 fn every_form_of_a_quote_is_recognised() {
     let case = genuine();
     let quote = case.quote();

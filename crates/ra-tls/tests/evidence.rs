@@ -180,3 +180,26 @@ async fn both_ends_believe_only_evidence() {
     let nobody = client.clone().with_tls(attested_client(&of_client, None).unwrap());
     assert!(nobody.get("/").await.is_err(), "client without certificate");
 }
+
+/// A genuine guest of SEV-SNP, with the certificate of its chip's key.
+#[tokio::test]
+async fn snp_guests_are_believed_only_where_the_service_says_so() {
+    let envelope = include_bytes!("../../attestation/tests/testdata/snp/dstack-vm.envelope.bin");
+    let report_data = dstack_attestation::Envelope::decode(envelope).unwrap().report_data;
+    let verifier =
+        || dstack_attestation::Verifier::new(dstack_attestation::TrustAnchors::hardware(), dstack_attestation::Policy::default());
+    let bed = Bed::start().await;
+    let usual = EvidenceVerifier::new(verifier(), bed.client(), VerificationLimits::default());
+    let opened = EvidenceVerifier::new(verifier(), bed.client(), VerificationLimits::default()).accepting_snp_guests();
+
+    let refusal = usual.of_envelope(envelope, &report_data, NOW).await.unwrap_err();
+    let verified = opened.of_envelope(envelope, &report_data, NOW).await.unwrap();
+    let again = opened.of_envelope(envelope, &report_data, NOW + 1).await.unwrap();
+
+    assert!(matches!(refusal, Refusal::SnpNotEnabled) && !refusal.is_undecided(), "{refusal}");
+    assert_eq!(verified.tee_variant(), "dstack-amd-sev-snp");
+    assert!(Arc::ptr_eq(&verified, &again));
+    assert_eq!(bed.requests(), 0, "no collateral of Intel is needed");
+    let other = opened.of_envelope(envelope, &[0; 64], NOW).await.unwrap_err();
+    assert!(matches!(other, Refusal::Evidence(_)), "{other}");
+}

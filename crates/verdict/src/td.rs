@@ -297,7 +297,11 @@ pub(crate) fn claims_of(claims: &mut Claims, fields: &TdFields) {
     }
     claims.push_bytes("td_attributes", &fields.td_attributes);
     claims.push_bytes("xfam", &fields.xfam);
+    claims.push_bytes("seam_attributes", &fields.seam_attributes);
     claims.push_bytes("tee_tcb_svn", &fields.tee_tcb_svn);
+    if let Some(svn) = &fields.tee_tcb_svn2 {
+        claims.push_bytes("tee_tcb_svn2", svn);
+    }
     claims.push_bytes("report_data", &fields.report_data);
 }
 

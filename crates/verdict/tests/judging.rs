@@ -141,3 +141,21 @@ fn json_begins_with_what_scripts_rely_on() {
     assert!(json.contains("\"outcome\":\"pass\"") && json.contains("\"outcome\":\"skipped\""));
     assert!(verdict.checks.iter().any(|line| line.outcome == Mark::Skipped));
 }
+
+/// A certificate of a guest with evidence, judged at another time and with another challenge than its key.
+#[test]
+fn a_certificate_must_be_in_its_dates_and_answers_no_other_challenge() {
+    let collateral = file(&format!("{TDX}collateral/20a06f000000-tdx-platform-20250718-e17.json"));
+    let collateral = QuoteCollateral::parse_json(std::str::from_utf8(&collateral).unwrap()).unwrap();
+    let certificate = file("ra-tls/tests/testdata/certificates/1b53eb282ef3befc.der");
+    let at = |now| Question { endorsements: collateral.clone().into(), ..Question::open(now) };
+    let mark = |verdict: &Verdict, name: &str| verdict.checks.iter().find(|line| line.name == name).map(|line| line.outcome);
+
+    let good = verdict(&certificate, &at(1_754_300_000));
+    assert_eq!((good.word, mark(&good, "certificate-dates")), (Word::VerifiedWithCaveats, Some(Mark::Passed)), "{}", good.reason);
+    let late = verdict(&certificate, &at(4_000_000_000));
+    assert_eq!((late.word, mark(&late, "certificate-dates")), (Word::NotVerified, Some(Mark::Failed)));
+    let challenge = Challenge { bytes: vec![7; 32], field: ChallengeField::Nonce, is_fresh: false };
+    let other = verdict(&certificate, &Question { challenge: Some(challenge), ..at(1_754_300_000) });
+    assert_eq!((other.word, mark(&other, "challenge")), (Word::NotVerified, Some(Mark::Failed)));
+}

@@ -87,3 +87,37 @@ fn missing_material_is_a_caveat_unless_an_image_is_demanded() {
     let verdict = judged(&open(), |evidence| evidence.vm_config.clear());
     assert_eq!(mark(&verdict, "os-image"), Some(Mark::Unknown));
 }
+
+#[test]
+fn another_kms_than_the_bound_one_is_refused() {
+    let document: serde_json::Value = match &Subject::recognise(ENVELOPE).unwrap().kind {
+        Kind::SevSnp(evidence) => serde_json::from_str(&evidence.mr_config).unwrap(),
+        _ => panic!("not of SEV-SNP"),
+    };
+    let bound = document["key_provider_id"].as_str().map(|id| hex::decode(id).unwrap()).unwrap_or_default();
+    let expecting = |key: Vec<u8>| {
+        let mut question = open();
+        question.expectations.kms = Some((key, "the test".to_owned()));
+        judged(&question, |_| {})
+    };
+
+    let other = expecting(vec![1, 2, 3]);
+    assert_eq!((other.word, mark(&other, "kms")), (Word::NotVerified, Some(Mark::Failed)));
+    let same = expecting(bound);
+    assert_eq!(mark(&same, "kms"), Some(Mark::Passed), "{}", same.reason);
+}
+
+#[test]
+fn what_else_is_expected_of_the_vm_must_hold() {
+    let failed = |name: &str, verdict: &Verdict| {
+        assert_eq!((verdict.word, mark(verdict, name)), (Word::NotVerified, Some(Mark::Failed)), "{name}");
+    };
+    failed("claimed-report-data", &judged(&open(), |evidence| evidence.claimed_report_data = Some([0; 64])));
+    failed("app-document", &judged(&open(), |evidence| evidence.app_compose = Some(b"{}".to_vec())));
+    let mut question = open();
+    question.expectations.app_id = Some("11".repeat(20).parse().unwrap());
+    failed("app-expected", &judged(&question, |_| {}));
+    let mut question = open();
+    question.expectations.compose_hashes = vec!["11".repeat(32).parse().unwrap()];
+    failed("compose-expected", &judged(&question, |_| {}));
+}
