@@ -11,6 +11,8 @@ const EVIDENCE: &str = include_str!("testdata/envelopes/tdx-lite-getquote.json")
 const COLLATERAL: &str = include_str!("testdata/tdx/collateral/90c06f000000-tdx-platform-20260608-e19.json");
 const NOW: u64 = 1_782_172_800;
 
+type Change = fn(&mut Value);
+
 fn verify(image: ImageRule, change: impl FnOnce(&mut Value)) -> Result<VerifiedEvidence, VerifyError> {
     let evidence = Evidence::parse_json(EVIDENCE).unwrap();
     let mut config = serde_json::from_str(&evidence.vm_config).unwrap();
@@ -65,7 +67,7 @@ fn rejects_a_measured_image_that_is_not_the_proven_one_where_an_image_is_demande
 
 #[test]
 fn what_cannot_be_computed_is_a_caveat_or_a_refusal_as_the_policy_says() {
-    let changes: [(&str, fn(&mut Value)); 3] = [
+    let changes: [(&str, Change); 3] = [
         ("no image", |config| drop(config.as_object_mut().unwrap().remove("os_image_hash"))),
         ("no document", |config| drop(config.as_object_mut().unwrap().remove("tdx_measurement"))),
         ("a QEMU that is not known", |config| config["qemu_version"] = json!("7.2.0")),
