@@ -286,3 +286,26 @@ async fn every_truncation_of_a_request_is_answered() {
         }
     }
 }
+
+#[tokio::test]
+async fn guests_of_other_platforms_are_told_by_their_envelopes() {
+    let read =
+        |name: &str| std::fs::read(format!("{}/../../crates/attestation/tests/testdata/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let (dir, pccs) = (tempfile::tempdir().unwrap(), Web::file(None).await);
+    let service = Service::start(settings(dir.path(), &pccs, None), 1_784_073_600).await;
+    let collateral: Value = serde_json::from_slice(&read("tdx/collateral/00806f050000-tdx-platform-20260630-e19.json")).unwrap();
+    let request = |name: &str| json!({ "attestation": hex::encode(read(name)), "collateral": collateral });
+
+    let gcp = service.verify(request("tpm/gcp-attestation-1.bin")).await;
+    let snp = service.verify(request("snp/dstack-vm.envelope.bin")).await;
+
+    assert_eq!(gcp.details.tee_variant.as_deref(), Some("dstack-gcp-tdx"), "{gcp:#?}");
+    assert!(gcp.details.quote_verified && gcp.details.event_log_verified, "{gcp:#?}");
+    assert!(!gcp.is_valid && !gcp.details.os_image_hash_verified, "its image's document is not in the envelope");
+    let app = gcp.details.app_info.as_ref().unwrap();
+    assert_eq!(app.mr_aggregated, "45945647b298002fab5255ac6d0fc84be25122a385fb05d51be6d1bd6483fc38");
+    assert_eq!(outcome(&gcp, "tpm-binding"), "pass");
+    assert!(snp.is_valid, "{snp:#?}");
+    assert_eq!(snp.details.tee_variant.as_deref(), Some("dstack-amd-sev-snp"));
+    assert_eq!(snp.details.app_info.as_ref().unwrap().app_id, "86e59625be93207bc2351c4d1bba20037cec8e16");
+}
