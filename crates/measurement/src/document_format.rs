@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checksum::{ChecksumError, ChecksumFile};
 
-/// Only version that is read and written.
+/// Oldest version that is read.
 pub(crate) const VERSION: u64 = 3;
 
 /// Why bytes are not a measurement document, or not this image's.
@@ -26,7 +26,7 @@ pub enum DocumentFormatError {
     #[error("measurement document is malformed: {0}")]
     Malformed(String),
     /// Another version.
-    #[error("measurement document has version {0}, this program reads version {VERSION}")]
+    #[error("measurement document has version {0}, which this program does not read")]
     UnsupportedVersion(u64),
     /// The right structure, but not the one encoding of it.
     #[error("measurement document is not in its deterministic encoding")]
@@ -42,13 +42,13 @@ struct WireVersion {
     version: u64,
 }
 
-/// Reads CBOR of at most `limit` bytes. Whether it is the one encoding, [`check_encoding`] tells.
-pub(crate) fn read<W: DeserializeOwned>(bytes: &[u8], limit: usize) -> Result<W, DocumentFormatError> {
+/// Reads CBOR of at most `limit` bytes, up to version `newest`. Whether it is the one encoding, [`check_encoding`] tells.
+pub(crate) fn read<W: DeserializeOwned>(bytes: &[u8], limit: usize, newest: u64) -> Result<W, DocumentFormatError> {
     if bytes.len() > limit {
         return Err(DocumentFormatError::TooLarge { len: bytes.len(), limit });
     }
     if let Ok(WireVersion { version }) = ciborium::from_reader(bytes)
-        && version != VERSION
+        && !(VERSION..=newest).contains(&version)
     {
         return Err(DocumentFormatError::UnsupportedVersion(version));
     }

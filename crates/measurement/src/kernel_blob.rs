@@ -12,6 +12,7 @@ use std::io::Read as _;
 
 use lzma_rust2::LzmaReader;
 use memchr::memmem;
+use serde::{Deserialize, Serialize};
 
 use crate::reader;
 
@@ -28,7 +29,8 @@ const MAX_DICTIONARY_KIB: u32 = 64 << 10;
 const CHUNK: usize = 64 << 10;
 
 /// The copy of the kernel that a firmware starts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum KernelBlob {
     /// The one with QEMU's changes in its setup header: OVMF before edk2-stable202502.
     Patched,

@@ -8,9 +8,10 @@ use dstack_manifest::VmConfig;
 use dstack_measurement::acpi::{self, AcpiDigests, AcpiError, AcpiProfile, InterruptTrigger, PciWindow};
 use dstack_measurement::boot_event::event_type;
 use dstack_measurement::checksum::{ChecksumFile, os_image_hash};
+use dstack_measurement::kernel_blob::KernelBlob;
 use dstack_measurement::mrtd::mrtd;
 use dstack_measurement::tdvf::Tdvf;
-use dstack_measurement::tdx::{self, DocumentError, ImageError, ImageMeasurement, LaunchError};
+use dstack_measurement::tdx::{self, DocumentError, ImageError, ImageMeasurement, LaunchError, UnpatchedKernel};
 use dstack_measurement::{BootEvent, Digest384, DocumentFormatError, PageAddOrder, QemuVersion, VmShape, replay, sha384};
 use serde_json::Value;
 
@@ -259,6 +260,42 @@ fn the_document_refuses_vms_it_does_not_cover() {
 }
 
 #[test]
+fn a_document_of_version_4_covers_unpatched_kernels() {
+    let machine = &must_machines()[0];
+    let (old, acpi) = (must_document_of(machine), must_acpi(machine));
+    let with = |blob| ImageMeasurement { unpatched_kernel: Some(UnpatchedKernel { authenticode: [7; 48], blob }), ..old.clone() };
+    let (named, patched) = (with(KernelBlob::Named), with(KernelBlob::Patched));
+    let kernel = |image: &ImageMeasurement, memory: u64, qemu| {
+        let launch = tdx::expected(image, &VmShape::new(1, memory, qemu).unwrap(), acpi)?;
+        Ok(launch.events.iter().find(|event| event.name == "kernel").unwrap().digest)
+    };
+    let (v9, v10_0, v10_2) = (QemuVersion::new(9, 2, 0), QemuVersion::new(10, 0, 2), QemuVersion::new(10, 2, 0));
+
+    for image in [&named, &patched] {
+        assert_eq!(kernel(image, 2 << 30, v9), Ok(old.kernel_authenticode));
+        assert_eq!(kernel(image, 1 << 30, v9), Err(LaunchError::UnsupportedMemory { memory_size: 1 << 30 }));
+        assert_eq!(kernel(image, 1 << 30, v10_2), Ok([7; 48]));
+        assert_eq!(ImageMeasurement::decode(&image.encode()).as_ref(), Ok(image));
+        assert_eq!(image.encode()[9], 4);
+    }
+    assert_eq!(kernel(&named, 2 << 30, v10_0), Ok([7; 48]));
+    assert_eq!(kernel(&patched, 2 << 30, v10_0), Ok(old.kernel_authenticode));
+    assert_ne!(named.encode(), patched.encode());
+}
+
+#[test]
+fn a_version_3_that_says_more_is_refused() {
+    let image = ImageMeasurement {
+        unpatched_kernel: Some(UnpatchedKernel { authenticode: [7; 48], blob: KernelBlob::Named }),
+        ..must_document_of(&must_machines()[0])
+    };
+    let mut bytes = image.encode();
+    bytes[9] = 3;
+
+    assert_eq!(ImageMeasurement::decode(&bytes), Err(DocumentError::Format(DocumentFormatError::NotDeterministic)));
+}
+
+#[test]
 fn a_document_must_be_bound_to_its_image() {
     let config: VmConfig = serde_json::from_value(must_machines()[0]["vm_config"].clone()).unwrap();
     let document = config.tdx_measurement.unwrap();
@@ -289,7 +326,9 @@ fn documents_in_another_encoding_are_refused() {
 
     let trailing = [good.as_slice(), &[0]].concat();
     let mut version = good.clone();
-    version[9] = 4;
+    version[9] = 5;
+    let mut version_4_with_less = good.clone();
+    version_4_with_less[9] = 4;
     let mut long_number = good.clone();
     long_number.splice(9..10, [0x18, 3]);
     let mut unknown_variant = good.clone();
@@ -297,7 +336,8 @@ fn documents_in_another_encoding_are_refused() {
     unknown_variant[at] = b'q';
 
     assert_eq!(ImageMeasurement::decode(&trailing), Err(DocumentError::Format(DocumentFormatError::NotDeterministic)));
-    assert_eq!(ImageMeasurement::decode(&version), Err(DocumentError::Format(DocumentFormatError::UnsupportedVersion(4))));
+    assert_eq!(ImageMeasurement::decode(&version), Err(DocumentError::Format(DocumentFormatError::UnsupportedVersion(5))));
+    assert_eq!(ImageMeasurement::decode(&version_4_with_less), Err(DocumentError::Format(DocumentFormatError::NotDeterministic)));
     assert_eq!(ImageMeasurement::decode(&long_number), Err(DocumentError::Format(DocumentFormatError::NotDeterministic)));
     assert!(matches!(ImageMeasurement::decode(&unknown_variant), Err(DocumentError::Format(DocumentFormatError::Malformed(_)))));
     assert!(matches!(ImageMeasurement::decode(&good[..100]), Err(DocumentError::Format(DocumentFormatError::Malformed(_)))));

@@ -31,6 +31,7 @@ fn image(kernel: u8) -> ImageMeasurement {
         mrtd_single_pass: digest,
         mrtd_two_pass: digest,
         td_hob: TdHobWitness::decode(&[0, 0, 1, 0, 1]).unwrap(),
+        unpatched_kernel: None,
     }
 }
 

@@ -117,7 +117,7 @@ impl SnpImageMeasurement {
     /// # Errors
     /// [`SnpDocumentError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, SnpDocumentError> {
-        let wire: Wire = document_format::read(bytes, MAX_DOCUMENT_LEN)?;
+        let wire: Wire = document_format::read(bytes, MAX_DOCUMENT_LEN, VERSION)?;
         let image = Self {
             cmdline: wire.cmdline,
             ovmf_hash: wire.ovmf_hash,

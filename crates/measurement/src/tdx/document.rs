@@ -1,4 +1,4 @@
-//! `measurement.tdx.cbor`, version 3: what of an image a verifier needs, without its files.
+//! `measurement.tdx.cbor`, versions 3 and 4: what of an image a verifier needs, without its files.
 
 use std::str::FromStr;
 
@@ -9,12 +9,15 @@ use super::{ImageError, ImageFiles};
 use crate::checksum::{TDX_DOCUMENT_NAME, binding_line};
 use crate::document_format::{self, DocumentFormatError, VERSION};
 use crate::kernel::{self, KernelPlacement, MAX_FILE_LEN, SetupHeader};
+use crate::kernel_blob::KernelBlob;
 use crate::mrtd::mrtd;
 use crate::td_hob::{TdHobError, TdHobWitness};
 use crate::tdvf::{SectionKind, Tdvf};
 use crate::{Digest384, PageAddOrder, sha384};
 
 const MAX_DOCUMENT_LEN: usize = 4096;
+/// Version 4 has the unpatched kernel as well.
+const NEWEST_VERSION: u64 = 4;
 /// A VM of this size has the kernel addresses of every VM with 2 GiB below 4 GiB.
 const DOCUMENT_MEMORY_SIZE: u64 = 1 << 31;
 /// SHA-384 of the variable store of a 4 MiB OVMF build, `OVMF_VARS_4M.fd`.
@@ -83,6 +86,17 @@ pub struct ImageMeasurement {
     pub mrtd_two_pass: Digest384,
     /// Memory accepted before the firmware starts.
     pub td_hob: TdHobWitness,
+    /// The kernel where QEMU leaves it as it is; documents of version 3 do not tell.
+    pub unpatched_kernel: Option<UnpatchedKernel>,
+}
+
+/// A kernel as its file is, and whether this firmware starts it so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnpatchedKernel {
+    /// Authenticode SHA-384 of the file.
+    pub authenticode: Digest384,
+    /// The copy that the firmware takes where QEMU offers two.
+    pub blob: KernelBlob,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -100,6 +114,8 @@ struct WireImage {
     cmdline_sha384: Digest384,
     #[serde(with = "serde_bytes")]
     kernel_authenticode: Digest384,
+    #[serde(with = "serde_bytes", default, skip_serializing_if = "Option::is_none")]
+    kernel_authenticode_unpatched: Option<Digest384>,
     #[serde(with = "serde_bytes")]
     initrd_sha384: Digest384,
 }
@@ -108,6 +124,8 @@ struct WireImage {
 #[serde(deny_unknown_fields)]
 struct WireTdvf {
     ovmf: OvmfVariant,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kernel_blob: Option<KernelBlob>,
     mrtd: WireMrtd,
     #[serde(with = "serde_bytes")]
     td_hob: Vec<u8>,
@@ -135,10 +153,14 @@ impl ImageMeasurement {
         if files.initrd.len() > MAX_FILE_LEN {
             return Err(ImageError::InitrdTooLarge { len: files.initrd.len() });
         }
-        let placement = KernelPlacement { memory_size: DOCUMENT_MEMORY_SIZE, header: SetupHeader::Document };
+        let kernel = |header| {
+            kernel::measure(files.kernel, files.initrd.len(), files.cmdline, KernelPlacement { memory_size: DOCUMENT_MEMORY_SIZE, header })
+        };
+        let blob = KernelBlob::of_firmware(files.firmware);
         Ok(Self {
             cmdline_sha384: measure_cmdline(files.cmdline, OvmfVariant::Pre202505),
-            kernel_authenticode: kernel::measure(files.kernel, files.initrd.len(), files.cmdline, placement)?,
+            kernel_authenticode: kernel(SetupHeader::Document)?,
+            unpatched_kernel: Some(UnpatchedKernel { authenticode: kernel(SetupHeader::Unchanged)?, blob }),
             initrd_sha384: sha384(files.initrd),
             ovmf: OvmfVariant::Pre202505,
             mrtd_single_pass: mrtd(&tdvf, PageAddOrder::SinglePass),
@@ -147,12 +169,13 @@ impl ImageMeasurement {
         })
     }
 
-    /// Reads the CBOR document. Only the encoding that [`Self::encode`] writes is accepted.
+    /// Reads the CBOR document, of version 3 or 4. Only the encoding that [`Self::encode`] writes is accepted.
     ///
     /// # Errors
     /// [`DocumentError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, DocumentError> {
-        let wire: Wire = document_format::read(bytes, MAX_DOCUMENT_LEN)?;
+        let wire: Wire = document_format::read(bytes, MAX_DOCUMENT_LEN, NEWEST_VERSION)?;
+        let unpatched = wire.image.kernel_authenticode_unpatched.zip(wire.tdvf.kernel_blob);
         let measurement = Self {
             cmdline_sha384: wire.image.cmdline_sha384,
             kernel_authenticode: wire.image.kernel_authenticode,
@@ -161,6 +184,7 @@ impl ImageMeasurement {
             mrtd_single_pass: wire.tdvf.mrtd.single_pass,
             mrtd_two_pass: wire.tdvf.mrtd.two_pass,
             td_hob: TdHobWitness::decode(&wire.tdvf.td_hob)?,
+            unpatched_kernel: unpatched.map(|(authenticode, blob)| UnpatchedKernel { authenticode, blob }),
         };
         document_format::check_encoding(bytes, &measurement.encode())?;
         Ok(measurement)
@@ -182,14 +206,16 @@ impl ImageMeasurement {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         document_format::write(&Wire {
-            version: VERSION,
+            version: if self.unpatched_kernel.is_some() { NEWEST_VERSION } else { VERSION },
             image: WireImage {
                 cmdline_sha384: self.cmdline_sha384,
                 kernel_authenticode: self.kernel_authenticode,
+                kernel_authenticode_unpatched: self.unpatched_kernel.map(|kernel| kernel.authenticode),
                 initrd_sha384: self.initrd_sha384,
             },
             tdvf: WireTdvf {
                 ovmf: self.ovmf,
+                kernel_blob: self.unpatched_kernel.map(|kernel| kernel.blob),
                 mrtd: WireMrtd { single_pass: self.mrtd_single_pass, two_pass: self.mrtd_two_pass },
                 td_hob: self.td_hob.encode(),
             },

@@ -99,7 +99,7 @@ pub enum LaunchError {
         /// Memory of the VM.
         memory_size: u64,
     },
-    /// The document holds the kernel as patched by QEMU; this one leaves it unpatched. The image files are needed.
+    /// A document of version 3 holds the kernel as patched by QEMU; this one leaves it unpatched. The image files are needed.
     #[error("the measurement document does not cover QEMU {0}, which leaves the kernel unpatched")]
     UnsupportedQemu(QemuVersion),
     /// The firmware measures the SMBIOS structures and no digest of them is given.
@@ -112,25 +112,30 @@ pub enum LaunchError {
 /// `host`: digests of the ACPI files (and of SMBIOS), computed by [`crate::acpi::tables`] or taken from an event log whose content is
 /// then unchecked.
 ///
-/// Precondition on QEMU 10.0 and 10.1: the firmware is older than edk2-stable202502. The document does not say so and holds one digest
-/// of the kernel; with a later firmware RTMR1 comes out as another one than is measured. [`expected_from_files`] looks into the firmware.
+/// A document of version 3 holds one digest of the kernel, the patched one. Precondition for it on QEMU 10.0 and 10.1: the firmware is
+/// older than edk2-stable202502, which the document does not say; with a later one RTMR1 comes out as another than is measured.
 ///
 /// # Errors
 /// [`LaunchError::UnsupportedMemory`], [`LaunchError::UnsupportedQemu`]: the document cannot tell, see [`expected_from_files`].
 pub fn expected(image: &ImageMeasurement, shape: &VmShape, host: impl Into<HostTables>) -> Result<ExpectedLaunch, LaunchError> {
-    if shape.memory_below_4g() != 1 << 31 {
+    let blob = match (image.unpatched_kernel, image.ovmf) {
+        (Some(kernel), _) => kernel.blob,
+        (None, OvmfVariant::Since202505) => KernelBlob::Named,
+        (None, OvmfVariant::Pre202505) => KernelBlob::Patched,
+    };
+    let kernel = if KernelPlacement::new(shape, blob).header == SetupHeader::Unchanged {
+        image.unpatched_kernel.ok_or(LaunchError::UnsupportedQemu(shape.qemu_version))?.authenticode
+    } else if shape.memory_below_4g() == 1 << 31 {
+        image.kernel_authenticode
+    } else {
         return Err(LaunchError::UnsupportedMemory { memory_size: shape.memory_size });
-    }
-    let blob = if image.ovmf == OvmfVariant::Since202505 { KernelBlob::Named } else { KernelBlob::Patched };
-    if KernelPlacement::new(shape, blob).header == SetupHeader::Unchanged {
-        return Err(LaunchError::UnsupportedQemu(shape.qemu_version));
-    }
+    };
     launch(&Material {
         mrtd: image.mrtd(shape.page_add_order),
         td_hob: &image.td_hob,
         cfv: STOCK_CFV,
         ovmf: image.ovmf,
-        kernel: image.kernel_authenticode,
+        kernel,
         cmdline: image.cmdline_sha384,
         initrd: image.initrd_sha384,
         memory_size: shape.memory_size,

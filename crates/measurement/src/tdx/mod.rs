@@ -3,7 +3,7 @@
 mod document;
 mod expected;
 
-pub use document::{DocumentError, ImageMeasurement, OvmfVariant, UnknownOvmfVariant, check_document, identify_ovmf};
+pub use document::{DocumentError, ImageMeasurement, OvmfVariant, UnknownOvmfVariant, UnpatchedKernel, check_document, identify_ovmf};
 pub use expected::{ExpectedLaunch, HostTables, LaunchError, TdxRegisters, expected, expected_from_files, expected_from_parts};
 
 use crate::Digest384;
