@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::measure::MeasureArgs;
+use crate::{kms::KmsCommand, measure::MeasureArgs};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -56,6 +56,9 @@ pub(crate) enum Command {
     Image(ImageCommand),
     /// Compute what an OS image must measure to, or explain where evidence differs.
     Measure(Box<MeasureArgs>),
+    /// Operate a KMS: key epochs, recovery shares.
+    #[command(subcommand)]
+    Kms(KmsCommand),
     /// Print the completions of a shell.
     Completions {
         /// Which shell.

@@ -1,5 +1,8 @@
 //! A KMS whose root certificate is known.
 
+mod args;
+mod operate;
+
 use std::{path::Path, sync::Arc};
 
 use dstack_api::{
@@ -11,6 +14,9 @@ use dstack_key_hierarchy::{EnvPublicKey, verify_env_key_v1};
 use dstack_manifest::AppId;
 use dstack_rpc::{Client, Endpoint};
 use rustls_pki_types::CertificateDer;
+
+pub(crate) use args::KmsCommand;
+pub(crate) use operate::operate;
 
 use crate::failure::{Failure, Outcome};
 

@@ -9,7 +9,7 @@ use crate::{
     deploy,
     failure::{Failure, Outcome},
     home::Home,
-    measure, os,
+    kms, measure, os,
     output::Output,
     stack, verify, vms,
 };
@@ -50,6 +50,7 @@ async fn execute(command: Command, output: Output) -> Outcome<u8> {
         Command::Os(OsCommand::Lock(args)) => os::lock(&args, output)?,
         Command::Os(OsCommand::List { images }) => os::list(images.as_deref(), output)?,
         Command::Image(ImageCommand::Pack { archives, output: folder }) => os::pack(&archives, folder.as_deref(), output)?,
+        Command::Kms(command) => kms::operate(&command, output).await?,
         Command::Measure(args) => return measure::measure(&args, output),
         Command::Completions { shell } => clap_complete::generate(shell, &mut Arguments::command(), "dstack", &mut std::io::stdout()),
     }

@@ -9,6 +9,7 @@ mod env;
 mod epochs;
 mod kdf;
 mod path_key;
+mod recovery;
 mod root;
 mod secret;
 mod separated;
@@ -23,6 +24,10 @@ pub use env::{
 pub use epochs::{Epoch, EpochError, Epochs, MAX_EPOCHS};
 pub use kdf::{derive_dh_secret, derive_key, derive_p256};
 pub use path_key::{PathKey, PathKeyAlgorithm, SIGNING_PATH, SIGNING_PURPOSE, SignatureError, UnknownAlgorithm, verify_message};
+pub use recovery::{
+    Custodian, MAX_CUSTODIANS, RecoveredRoot, RecoveryError, RecoveryShare, SHARE_BYTES, ShareFile, ShareSet, SignedSet,
+    recovery_session_digest,
+};
 pub use root::RootKeys;
 pub use secret::{Secret, SecretLengthError};
 pub use separated::{KeyAlgorithm, KeyLabel, SeparatedKeys, is_signed_by, separated_app_key_digest, separated_env_key_digest};

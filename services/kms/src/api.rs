@@ -15,7 +15,7 @@ use dstack_api::{
 };
 use dstack_attestation::{Attestation, MrScope, VerifiedEvidence};
 use dstack_authorization::{AuthorizedBoot, AuthorizedKms, Authorizer};
-use dstack_manifest::AppId;
+use dstack_manifest::{AppId, InstanceId};
 use dstack_ra_tls::{CertRequest, EvidenceVerifier, LeafProfile, RaTlsCertificate, Refusal as PeerRefusal, RequestBody};
 use dstack_rpc::Caller;
 use dstack_service::clock::unix_seconds;
@@ -23,6 +23,7 @@ use dstack_service::clock::unix_seconds;
 use crate::{
     audit::{Audit, Call},
     cert_policy::CertificateRules,
+    key_backend::KeyBackendError,
     key_store::KeyStore,
     release::{self, ReleaseError},
     replication::{SendError, Sender},
@@ -59,9 +60,14 @@ impl KmsRpc for Kms {
         if request.api_version > 1 {
             return Err(unsupported_version(request.api_version));
         }
+        let scheme = parse_scheme(&request.key_scheme)?;
         let verdict = verification::of_certificate(&self.verification, caller.tls_chain.first(), &request.vm_config, unix_seconds()).await;
         let (evidence, boot) = self.admit(&call, verdict, MrScope::Runtime).await?;
-        let keys = release::release_keys(&self.store, &boot).map_err(|error| own_failure(&call, &error))?;
+        let keys = match scheme {
+            KeyScheme::Compatible => release::release_keys(&self.store, &boot).await,
+            KeyScheme::Separated => release::release_separated_keys(&self.store, &boot, unix_seconds()).await,
+        };
+        let keys = keys.map_err(|error| own_failure(&call, &error))?;
         self.audit.released(&call, &boot, &evidence);
         Ok(keys)
     }
@@ -84,7 +90,22 @@ impl KmsRpc for Kms {
         let app_id = AppId::try_from(request.app_id.as_slice())
             .map_err(|_| RpcError::new("kms/app-id", "app_id must be 20 bytes", "give the app id as 40 hex digits"))?;
         let call = Call { method: "GetAppEnvEncryptPubKey", caller: &caller, started: Instant::now() };
-        release::env_public_key(&self.store, &app_id, unix_seconds()).map_err(|error| own_failure(&call, &error))
+        let now = unix_seconds();
+        let key = match parse_scheme(&request.key_scheme)? {
+            KeyScheme::Compatible => release::env_public_key(&self.store, &app_id, now).await,
+            KeyScheme::Separated => {
+                let instance_id = InstanceId::try_from(request.instance_id.as_slice()).map_err(|_| {
+                    RpcError::new("kms/instance-id", "instance_id must be 20 bytes or empty", "give the instance id as 40 hex digits")
+                })?;
+                release::separated_env_public_key(&self.store, &app_id, &instance_id, request.epoch, now).await
+            }
+        };
+        key.map_err(|error| match error {
+            ReleaseError::Backend(KeyBackendError::Epoch { .. }) => {
+                RpcError::new("kms/epoch-not-readable", error.to_string(), "ask for the current epoch (0)")
+            }
+            error => own_failure(&call, &error),
+        })
     }
 
     async fn get_meta(&self, _: Caller, _: Empty) -> Result<GetMetaResponse, RpcError> {
@@ -132,8 +153,9 @@ impl KmsRpc for Kms {
             RpcError::from_user_facing(&refusal)
         })?;
         self.add_facts(&mut profile, &csr, &boot, &evidence);
-        let answer =
-            release::issue_certificate(&self.store, &boot, &csr.pubkey, &profile, validity).map_err(|error| own_failure(&call, &error))?;
+        let answer = release::issue_certificate(&self.store, &boot, &csr.pubkey, &profile, validity)
+            .await
+            .map_err(|error| own_failure(&call, &error))?;
         self.audit.released(&call, &boot, &evidence);
         Ok(answer)
     }
@@ -190,6 +212,23 @@ impl Kms {
     fn root_end(&self) -> u64 {
         let root = RaTlsCertificate::parse(self.store.root.certificate_der());
         root.ok().and_then(|root| u64::try_from(root.not_after()).ok()).unwrap_or(0)
+    }
+}
+
+/// By which derivations keys are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum KeyScheme {
+    /// As every client knows them.
+    Compatible,
+    /// Our own, with epochs.
+    Separated,
+}
+
+fn parse_scheme(name: &str) -> Result<KeyScheme, RpcError> {
+    match name {
+        "" | "compatible" => Ok(KeyScheme::Compatible),
+        "separated" => Ok(KeyScheme::Separated),
+        _ => Err(RpcError::new("kms/key-scheme", "key_scheme is neither \"compatible\" nor \"separated\"", "use one of the two")),
     }
 }
 

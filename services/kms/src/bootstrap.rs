@@ -252,4 +252,6 @@ fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> KeyS
 }
 
 #[cfg(test)]
+mod kills;
+#[cfg(test)]
 mod tests;

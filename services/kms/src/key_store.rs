@@ -20,7 +20,10 @@ use dstack_ra_tls::{AuthorityError, CertKey, CertificateAuthority, KeyError};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::sealing::{OpenError, Vault};
+use crate::{
+    key_backend::WholeRoot,
+    sealing::{OpenError, Vault},
+};
 
 pub(crate) const ROOT_CRT: &str = "root-ca.crt";
 pub(crate) const ROOT_KEY: &str = "root-ca.key";
@@ -214,6 +217,11 @@ impl KeyStore {
         };
         store.check_bootstrap_info(dir)?;
         Ok(Some(store))
+    }
+
+    /// Who makes keys from these.
+    pub(crate) fn backend(&self) -> WholeRoot<'_> {
+        WholeRoot { root: &self.keys, epochs: &self.epochs }
     }
 
     fn check_bootstrap_info(&self, dir: &Path) -> Result<(), KeyStoreError> {

@@ -1,6 +1,6 @@
 //! The calls of `Admin`.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use dstack_api::{
     RpcError, UserFacing,
@@ -17,6 +17,7 @@ use rand_core::OsRng;
 use crate::{
     api::Kms,
     key_store::{EPOCHS, write_secret},
+    recovery::{self, Session},
     replication::Receiver,
 };
 
@@ -25,11 +26,12 @@ pub(crate) struct AdminCalls {
     kms: Arc<Kms>,
     /// One change at a time.
     turn: tokio::sync::Mutex<()>,
+    drill: Mutex<Option<Session>>,
 }
 
 impl AdminCalls {
     pub(crate) fn new(kms: Arc<Kms>) -> Self {
-        Self { kms, turn: tokio::sync::Mutex::default() }
+        Self { kms, turn: tokio::sync::Mutex::default(), drill: Mutex::default() }
     }
 }
 
@@ -76,16 +78,36 @@ impl AdminRpc for AdminCalls {
         self.change(now, |epochs| epochs.merge(theirs).map(|_| ()))
     }
 
-    async fn create_recovery(&self, _: Caller, _: CreateRecoveryRequest) -> Result<CreateRecoveryResponse, RpcError> {
-        Err(RpcError::not_implemented("CreateRecovery", "back cert_dir up"))
+    async fn create_recovery(&self, _: Caller, request: CreateRecoveryRequest) -> Result<CreateRecoveryResponse, RpcError> {
+        let store = &self.kms.store;
+        let share_files =
+            recovery::create(&store.keys, &store.epochs.read().unwrap_or_else(PoisonError::into_inner), &request, unix_seconds())?;
+        tracing::warn!(target: "dstack_kms::audit", threshold = request.threshold, custodians = ?request.recipients, "recovery shares made");
+        Ok(CreateRecoveryResponse { share_files })
     }
 
     async fn open_drill(&self, _: Caller, _: Empty) -> Result<RecoverySession, RpcError> {
-        Err(RpcError::not_implemented("OpenDrill", "back cert_dir up"))
+        let mut slot = self.drill.lock().unwrap_or_else(PoisonError::into_inner);
+        let session = Session::open(&mut slot);
+        let signature = self.kms.store.keys.k256.sign_digest(&session.digest()).map_err(|error| RpcError::internal(error.to_string()))?;
+        Ok(RecoverySession { signature: signature.to_vec(), ..session.introduce() })
     }
 
-    async fn submit_drill_share(&self, _: Caller, _: SubmitShareRequest) -> Result<ShareStatus, RpcError> {
-        Err(RpcError::not_implemented("SubmitDrillShare", "back cert_dir up"))
+    async fn submit_drill_share(&self, _: Caller, request: SubmitShareRequest) -> Result<ShareStatus, RpcError> {
+        let mut slot = self.drill.lock().unwrap_or_else(PoisonError::into_inner);
+        let store = &self.kms.store;
+        let (status, recovered) = Session::submit(&mut slot, &request, Some(store.root.spki_der()))?;
+        if let Some(recovered) = recovered {
+            if recovered.root.ca.scalar() != store.keys.ca.scalar() || recovered.root.k256.scalar() != store.keys.k256.scalar() {
+                return Err(RpcError::new(
+                    "kms/recovery-other-root",
+                    "the shares give another root",
+                    "make new shares with dstack kms recovery create",
+                ));
+            }
+            tracing::warn!(target: "dstack_kms::audit", shares = status.received, "recovery drill passed");
+        }
+        Ok(status)
     }
 }
 

@@ -10,11 +10,21 @@ use dstack_api::{
     },
 };
 use dstack_attestation::{MrScope, VerifiedEvidence};
+use dstack_key_hierarchy::RecoveredRoot;
+use dstack_ra_tls::CertKey;
 use dstack_rpc::Caller;
 use dstack_service::clock::unix_seconds;
 use tokio::sync::Notify;
 
-use crate::{bootstrap::NewKeys, config::Settings, domain::Domain, key_store::KeyStore, machine::Machine, replication};
+use crate::{
+    bootstrap::{NewKeys, Origin, Site},
+    config::Settings,
+    domain::Domain,
+    key_store::KeyStore,
+    machine::Machine,
+    recovery::Session,
+    replication,
+};
 
 /// Report data of the evidence that only tells who this machine is.
 const INTRODUCTION: &[u8] = b"dstack-kms: attestation info";
@@ -27,6 +37,9 @@ pub(crate) struct Onboarding {
     pub(crate) busy: tokio::sync::Mutex<()>,
     pub(crate) finished: Notify,
     pub(crate) is_finished: Mutex<bool>,
+    /// Custodians that bring the root back.
+    pub(crate) restore: Mutex<Option<Session>>,
+    pub(crate) restore_domain: Mutex<Option<Domain>>,
 }
 
 impl OnboardRpc for Onboarding {
@@ -67,12 +80,34 @@ impl OnboardRpc for Onboarding {
         Ok(Empty {})
     }
 
-    async fn open_restore(&self, _: Caller, _: BootstrapRequest) -> Result<RecoverySession, RpcError> {
-        Err(RpcError::not_implemented("OpenRestore", "restore cert_dir from a backup, or onboard from a replica"))
+    async fn open_restore(&self, _: Caller, request: BootstrapRequest) -> Result<RecoverySession, RpcError> {
+        let domain = parse_domain(&request.domain)?;
+        self.refuse_second("KMS has already been bootstrapped")?;
+        let (session, digest) = {
+            let mut slot = self.restore.lock().unwrap_or_else(PoisonError::into_inner);
+            let session = Session::open(&mut slot);
+            (session.introduce(), session.digest())
+        };
+        *self.restore_domain.lock().unwrap_or_else(PoisonError::into_inner) = Some(domain);
+        let attestation = self.machine.tee.attest(&padded(&digest)).map_err(|error| RpcError::from_user_facing(&error))?;
+        Ok(RecoverySession { attestation: attestation.unwrap_or_default(), ..session })
     }
 
-    async fn submit_restore_share(&self, _: Caller, _: SubmitShareRequest) -> Result<ShareStatus, RpcError> {
-        Err(RpcError::not_implemented("SubmitRestoreShare", "restore cert_dir from a backup, or onboard from a replica"))
+    async fn submit_restore_share(&self, _: Caller, request: SubmitShareRequest) -> Result<ShareStatus, RpcError> {
+        let _turn = self.busy.lock().await;
+        self.refuse_second("KMS has already been bootstrapped")?;
+        self.check_own_boot().await?;
+        let (status, recovered) = {
+            let mut slot = self.restore.lock().unwrap_or_else(PoisonError::into_inner);
+            Session::submit(&mut slot, &request, None)?
+        };
+        let Some(RecoveredRoot { root, epochs }) = recovered else { return Ok(status) };
+        let domain = self.restore_domain.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let temp = CertKey::generate().map_err(|error| RpcError::internal(error.to_string()))?;
+        let keys = NewKeys { root, temp, epochs: Some(epochs), origin: Origin::Brought(None) };
+        self.store(&domain.unwrap_or_else(|| self.settings.first_domain()), &keys)?;
+        tracing::warn!(target: "dstack_kms::audit", shares = status.received, "root restored from shares");
+        Ok(status)
     }
 }
 
@@ -112,10 +147,7 @@ impl Onboarding {
 
     /// This machine's verified evidence; none without a TEE.
     async fn own_evidence(&self) -> Result<Option<Arc<VerifiedEvidence>>, RpcError> {
-        let mut report_data = [0; 64];
-        for (to, from) in report_data.iter_mut().zip(INTRODUCTION) {
-            *to = *from;
-        }
+        let report_data = padded(INTRODUCTION);
         let envelope = self.machine.tee.attest(&report_data).map_err(|error| RpcError::from_user_facing(&error))?;
         let Some(envelope) = envelope else { return Ok(None) };
         let verified = self.machine.verification.of_envelope(&envelope, &report_data, unix_seconds()).await;
@@ -142,9 +174,18 @@ impl Onboarding {
         self.at(domain, |site| site.create(keys)).map_err(|error| RpcError::from_user_facing(&error))
     }
 
-    fn at<T>(&self, domain: &Domain, act: impl FnOnce(&crate::bootstrap::Site<'_>) -> T) -> T {
+    fn at<T>(&self, domain: &Domain, act: impl FnOnce(&Site<'_>) -> T) -> T {
         self.machine.at(&self.settings.file.cert_dir, domain, unix_seconds(), act)
     }
+}
+
+/// At most 64 bytes with zeros behind.
+fn padded(bytes: &[u8]) -> [u8; 64] {
+    let mut report_data = [0; 64];
+    for (to, from) in report_data.iter_mut().zip(bytes) {
+        *to = *from;
+    }
+    report_data
 }
 
 fn parse_domain(text: &str) -> Result<Domain, RpcError> {

@@ -72,6 +72,8 @@ impl OnboardingServer {
             busy: tokio::sync::Mutex::default(),
             finished: Notify::new(),
             is_finished: Mutex::default(),
+            restore: Mutex::default(),
+            restore_domain: Mutex::default(),
         };
         Ok(Some(Self { state: Arc::new(state), gate, listener }))
     }

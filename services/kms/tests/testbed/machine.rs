@@ -25,9 +25,13 @@ pub struct Machine {
 }
 
 impl Stack {
-    /// Boots one. All of one stack measure the same.
+    /// Boots a KMS's VM. All of one stack measure the same.
     pub async fn machine(&self, name: &str) -> Machine {
-        let identity = Guest::new(0xaa);
+        self.machine_of(name, Guest::new(0xaa)).await
+    }
+
+    /// Boots a VM of this identity.
+    pub async fn machine_of(&self, name: &str, identity: Guest) -> Machine {
         let body = quote_body(&identity.compose_hash, &[], [0; 64]);
         let [rtmr0, rtmr1, rtmr2, _] = body.rtmr;
         let launch = LaunchTd {

@@ -1,0 +1,113 @@
+//! Who makes keys. Today one process that has the whole root; a backend that shares the root among several machines, none of which has it,
+//! answers the same questions later, which is why they are asked of a trait and may take time.
+
+use std::sync::{PoisonError, RwLock};
+
+use dstack_key_hierarchy::{
+    AppKeys, EnvPublicKey, Epochs, InvalidKey, P256Key, RecoverableSignature, RootKeys, SeparatedKeys, separated_app_key_digest,
+    separated_env_key_digest,
+};
+use dstack_manifest::{AppId, InstanceId};
+
+/// Why a key is not made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum KeyBackendError {
+    #[error("deriving a key")]
+    Derive(#[from] InvalidKey),
+    #[error("epoch {number} is not handed out")]
+    Epoch { number: u32 },
+}
+
+/// An environment key with the KMS's signatures, without and with the time it was asked for.
+pub(crate) struct SignedEnvKey {
+    pub(crate) public_key: EnvPublicKey,
+    pub(crate) signature: Option<RecoverableSignature>,
+    pub(crate) timed_signature: RecoverableSignature,
+    pub(crate) epoch: u32,
+}
+
+/// Separated keys of one epoch, and how long they are handed out.
+pub(crate) struct EpochKeySet {
+    pub(crate) keys: SeparatedKeys,
+    pub(crate) k256_signature: RecoverableSignature,
+    pub(crate) is_current: bool,
+    pub(crate) readable_until: Option<u64>,
+}
+
+/// Makes every key that leaves a KMS. `now`: Unix seconds.
+pub(crate) trait KeyBackend: Send + Sync {
+    /// Keys of an instance, by the compatible scheme.
+    fn app_keys(&self, app_id: &AppId, instance_id: &InstanceId) -> impl Future<Output = Result<AppKeys, KeyBackendError>> + Send;
+
+    /// Key of an app's authority.
+    fn app_ca_key(&self, app_id: &AppId) -> impl Future<Output = Result<P256Key, KeyBackendError>> + Send;
+
+    /// What owners seal an app's environment to, by the compatible scheme.
+    fn env_key(&self, app_id: &AppId, now: u64) -> impl Future<Output = Result<SignedEnvKey, KeyBackendError>> + Send;
+
+    /// Keys of an instance, by the separated scheme, of every readable epoch, oldest first.
+    fn epoch_keys(
+        &self,
+        app_id: &AppId,
+        instance_id: &InstanceId,
+        now: u64,
+    ) -> impl Future<Output = Result<Vec<EpochKeySet>, KeyBackendError>> + Send;
+
+    /// What owners seal an instance's environment to, by the separated scheme. `epoch`: 0 for the current one.
+    fn epoch_env_key(
+        &self,
+        app_id: &AppId,
+        instance_id: &InstanceId,
+        epoch: u32,
+        now: u64,
+    ) -> impl Future<Output = Result<SignedEnvKey, KeyBackendError>> + Send;
+}
+
+/// The whole root in this process.
+pub(crate) struct WholeRoot<'a> {
+    pub(crate) root: &'a RootKeys,
+    pub(crate) epochs: &'a RwLock<Epochs>,
+}
+
+impl KeyBackend for WholeRoot<'_> {
+    async fn app_keys(&self, app_id: &AppId, instance_id: &InstanceId) -> Result<AppKeys, KeyBackendError> {
+        Ok(self.root.app_keys(app_id, instance_id)?)
+    }
+
+    async fn app_ca_key(&self, app_id: &AppId) -> Result<P256Key, KeyBackendError> {
+        Ok(self.root.app_ca_key(app_id)?)
+    }
+
+    async fn env_key(&self, app_id: &AppId, now: u64) -> Result<SignedEnvKey, KeyBackendError> {
+        let public_key = self.root.env_key(app_id)?.public_key();
+        Ok(SignedEnvKey {
+            public_key,
+            signature: Some(self.root.sign_env_key(app_id, &public_key)?),
+            timed_signature: self.root.sign_env_key_v1(app_id, now, &public_key)?,
+            epoch: 0,
+        })
+    }
+
+    async fn epoch_keys(&self, app_id: &AppId, instance_id: &InstanceId, now: u64) -> Result<Vec<EpochKeySet>, KeyBackendError> {
+        let epochs = self.epochs.read().unwrap_or_else(PoisonError::into_inner);
+        let current = epochs.current(now).map(|epoch| epoch.number);
+        let sets = epochs.readable(now).map(|epoch| {
+            let keys = SeparatedKeys::derive(&epoch.seed, epoch.number, app_id, instance_id)?;
+            let digest = separated_app_key_digest(epoch.number, app_id, instance_id, &keys.k256_key.public_key());
+            let k256_signature = self.root.k256.sign_digest(&digest)?;
+            Ok(EpochKeySet { keys, k256_signature, is_current: Some(epoch.number) == current, readable_until: epoch.readable_until })
+        });
+        sets.collect()
+    }
+
+    async fn epoch_env_key(&self, app_id: &AppId, instance_id: &InstanceId, epoch: u32, now: u64) -> Result<SignedEnvKey, KeyBackendError> {
+        let epochs = self.epochs.read().unwrap_or_else(PoisonError::into_inner);
+        let current = epochs.current(now).map(|current| current.number);
+        let number = if epoch == 0 { current.unwrap_or_default() } else { epoch };
+        let epoch = epochs.readable(now).find(|readable| readable.number == number).ok_or(KeyBackendError::Epoch { number })?;
+        let public_key = SeparatedKeys::derive(&epoch.seed, number, app_id, instance_id)?.env_crypt_key.public_key();
+        let digest = separated_env_key_digest(number, app_id, instance_id, now, &public_key);
+        Ok(SignedEnvKey { public_key, signature: None, timed_signature: self.root.k256.sign_digest(&digest)?, epoch: number })
+    }
+}
