@@ -11,6 +11,7 @@ use dstack_measurement::{
     Digest384, PageAddOrder, Sha384, VmShape,
     checksum::{ChecksumFile, TDX_DOCUMENT_NAME},
     kernel::{self, KernelPlacement, SetupHeader},
+    kernel_blob::KernelBlob,
     mrtd::mrtd,
     td_hob::TdHobWitness,
     tdvf::Tdvf,
@@ -97,6 +98,7 @@ pub(super) struct Files {
     initrd: InitrdDigest,
     cmdline: String,
     ovmf: OvmfVariant,
+    blob: Option<KernelBlob>,
 }
 
 impl Material {
@@ -111,7 +113,8 @@ impl Material {
         });
         let initrd = initrd.map_err(|_| Failure::new("cli/internal", "hashing the initrd was interrupted", "report this defect"))?;
         let cmdline = metadata.cmdline.clone();
-        Ok(Self::Files(Box::new(Files { firmware: firmware?, kernel: kernel?, initrd: initrd?, cmdline, ovmf })))
+        let blob = image.document().and_then(|document| document.unpatched_kernel).map(|kernel| kernel.blob);
+        Ok(Self::Files(Box::new(Files { firmware: firmware?, kernel: kernel?, initrd: initrd?, cmdline, ovmf, blob })))
     }
 
     pub(super) fn launch(&self, shape: &VmShape, host: HostTables) -> Result<ExpectedLaunch, LaunchError> {
@@ -147,7 +150,14 @@ impl Files {
     }
 
     fn parts(&self) -> ImageParts<'_> {
-        ImageParts { firmware: &self.firmware, kernel: &self.kernel, initrd: self.initrd, cmdline: &self.cmdline, ovmf: self.ovmf }
+        ImageParts {
+            firmware: &self.firmware,
+            kernel: &self.kernel,
+            initrd: self.initrd,
+            cmdline: &self.cmdline,
+            ovmf: self.ovmf,
+            blob: self.blob,
+        }
     }
 }
 

@@ -64,7 +64,7 @@ fn launch(ovmf: OvmfVariant, host: HostTables) -> Result<ExpectedLaunch, LaunchE
 fn launch_with(qemu: QemuVersion, ovmf: OvmfVariant, host: HostTables) -> Result<ExpectedLaunch, LaunchError> {
     let (firmware, kernel) = (must_firmware(), kernel());
     let initrd = InitrdDigest { sha384: [9; 48], len: 5_000_000 };
-    let parts = ImageParts { firmware: &firmware, kernel: &kernel, initrd, cmdline: TPM_CMDLINE, ovmf };
+    let parts = ImageParts { firmware: &firmware, kernel: &kernel, initrd, cmdline: TPM_CMDLINE, ovmf, blob: None };
     tdx::expected_from_parts(&parts, &VmShape::new(2, 2 << 30, qemu).unwrap(), host)
 }
 

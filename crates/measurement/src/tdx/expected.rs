@@ -157,6 +157,7 @@ pub fn expected_from_files(files: &ImageFiles<'_>, shape: &VmShape, host: impl I
         initrd: InitrdDigest { sha384: sha384(files.initrd), len: files.initrd.len() },
         cmdline: files.cmdline,
         ovmf: OvmfVariant::Pre202505,
+        blob: None,
     };
     expected_from_parts(&parts, shape, host)
 }
@@ -170,7 +171,7 @@ pub fn expected_from_parts(parts: &ImageParts<'_>, shape: &VmShape, host: impl I
     let td_hob = TdHobWitness::from_tdvf(&tdvf).map_err(ImageError::from)?;
     let store =
         tdvf.only(SectionKind::ConfigurationFirmwareVolume).ok_or_else(|| ImageError::UnknownVariableStore { digest: String::new() })?;
-    let placement = KernelPlacement::new(shape, kernel_blob(parts, shape));
+    let placement = KernelPlacement::new(shape, parts.blob.unwrap_or_else(|| kernel_blob(parts, shape)));
     let kernel = kernel::measure(parts.kernel, parts.initrd.len, parts.cmdline, placement).map_err(ImageError::from)?;
     launch(&Material {
         mrtd: mrtd(&tdvf, shape.page_add_order),

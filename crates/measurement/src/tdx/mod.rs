@@ -8,6 +8,7 @@ pub use expected::{ExpectedLaunch, HostTables, LaunchError, TdxRegisters, expect
 
 use crate::Digest384;
 use crate::kernel::KernelError;
+use crate::kernel_blob::KernelBlob;
 use crate::td_hob::TdHobError;
 use crate::tdvf::TdvfError;
 
@@ -46,6 +47,8 @@ pub struct ImageParts<'a> {
     pub cmdline: &'a str,
     /// Which events the firmware logs; the image's metadata say so, the bytes do not.
     pub ovmf: OvmfVariant,
+    /// Which copy of the kernel the firmware takes, as the image's document says; `None` looks into the firmware, where that decides.
+    pub blob: Option<KernelBlob>,
 }
 
 /// Why the files of an image cannot be measured.
