@@ -1,6 +1,12 @@
 //! Who is calling, as far as the transport can tell.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use axum::extract::FromRequestParts;
 use dstack_api::RpcError;
@@ -53,8 +59,16 @@ impl Caller {
     }
 
     pub(crate) fn new(connection: &Connection) -> Self {
-        Self { peer: connection.peer, tls_chain: Arc::clone(&connection.tls_chain), request_id: uuid::Uuid::new_v4().simple().to_string() }
+        Self { peer: connection.peer, tls_chain: Arc::clone(&connection.tls_chain), request_id: next_request_id() }
     }
+}
+
+/// 32 hexadecimal digits: a random number of this process, and a count. Asking the kernel for randomness each time would cost more than
+/// some answers do.
+fn next_request_id() -> String {
+    static PROCESS: LazyLock<u64> = LazyLock::new(|| uuid::Uuid::new_v4().as_u64_pair().1);
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    format!("{:016x}{:016x}", *PROCESS, COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Caller {
