@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::{kms::KmsCommand, measure::MeasureArgs};
+use crate::{kms::KmsCommand, log::LogCommand, measure::MeasureArgs, policy::PolicyCommand};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -59,6 +59,12 @@ pub(crate) enum Command {
     /// Operate a KMS: key epochs, recovery shares.
     #[command(subcommand)]
     Kms(KmsCommand),
+    /// Test, explain, simulate and serve the policy of a KMS.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Verify and watch the release log of a KMS.
+    #[command(subcommand)]
+    Log(LogCommand),
     /// Print the completions of a shell.
     Completions {
         /// Which shell.

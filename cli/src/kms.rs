@@ -42,6 +42,12 @@ impl Kms {
         Ok(Self { client: KmsClient(Client::new(endpoint).with_tls(Arc::new(tls))), root, url: url.to_owned() })
     }
 
+    /// For what it serves beside its calls.
+    #[must_use]
+    pub(crate) fn http(&self) -> &Client {
+        &self.client.0
+    }
+
     /// What the KMS says about itself.
     ///
     /// Errors: not reachable, or another KMS.

@@ -9,9 +9,9 @@ use crate::{
     deploy,
     failure::{Failure, Outcome},
     home::Home,
-    kms, measure, os,
+    kms, log, measure, os,
     output::Output,
-    stack, verify, vms,
+    policy, stack, verify, vms,
 };
 
 /// Runs the command line.
@@ -51,6 +51,8 @@ async fn execute(command: Command, output: Output) -> Outcome<u8> {
         Command::Os(OsCommand::List { images }) => os::list(images.as_deref(), output)?,
         Command::Image(ImageCommand::Pack { archives, output: folder }) => os::pack(&archives, folder.as_deref(), output)?,
         Command::Kms(command) => kms::operate(&command, output).await?,
+        Command::Policy(command) => return policy::run(&command, output).await,
+        Command::Log(command) => log::run(&command, output).await?,
         Command::Measure(args) => return measure::measure(&args, output),
         Command::Completions { shell } => clap_complete::generate(shell, &mut Arguments::command(), "dstack", &mut std::io::stdout()),
     }

@@ -27,7 +27,9 @@ const TCB_STATUSES: [&str; 6] = [
     "OutOfDateConfigurationNeeded",
 ];
 /// Kinds of TEE that evidence can be of.
-const TEE_VARIANTS: [&str; 1] = ["dstack-tdx"];
+const TEE_VARIANTS: [&str; 2] = ["dstack-tdx", "dstack-amd-sev-snp"];
+/// What a list accepts that names none: one kind, so that an image allowed for it is not allowed on another unnoticed.
+const DEFAULT_TEE_VARIANT: &str = "dstack-tdx";
 
 /// An allow list that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -263,9 +265,9 @@ fn check_tcb_status(status: &Spanned<String>) -> Result<String, Problem> {
 }
 
 fn check_tee_variants(variants: Option<&Spanned<Vec<Spanned<String>>>>) -> Result<BTreeSet<String>, Problem> {
-    let Some(variants) = variants else { return Ok(TEE_VARIANTS.map(str::to_owned).into()) };
+    let Some(variants) = variants else { return Ok(BTreeSet::from([DEFAULT_TEE_VARIANT.to_owned()])) };
     if variants.get_ref().is_empty() {
-        return Err(Problem::at(variants, "an empty list denies everything; leave the key out for every kind of TEE"));
+        return Err(Problem::at(variants, "an empty list denies everything; leave the key out for dstack-tdx only"));
     }
     let check = |variant: &Spanned<String>| match TEE_VARIANTS.contains(&variant.get_ref().as_str()) {
         true => Ok(variant.get_ref().clone()),

@@ -18,10 +18,7 @@ pub fn answer(list: &AllowList, subject: Subject, body: &[u8]) -> Result<PolicyA
         |cause: String| (PolicyAnswer { is_allowed: false, gateway_app_id: Some(String::new()), reason: Some(INVALID.to_owned()) }, cause);
     let info: PolicyBootInfo = serde_json::from_slice(body).map_err(|error| refuse(error.to_string()))?;
     let facts = parse_boot_info(&info).map_err(|error| refuse(error.to_string()))?;
-    let decision = match subject {
-        Subject::App => list.decide_app(&facts),
-        Subject::Kms => list.decide_kms(&facts),
-    };
+    let decision = list.decide(subject, &facts);
     Ok(PolicyAnswer {
         is_allowed: decision.is_ok(),
         gateway_app_id: Some(gateway_text(list)),

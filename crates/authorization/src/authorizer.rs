@@ -125,28 +125,26 @@ impl Authorizer {
 
     /// Whether the boot may have its app's keys.
     ///
-    /// `scope`: [`MrScope::Runtime`] for key release, [`MrScope::BootTime`] for certificates.
+    /// `scope`: [`MrScope::Runtime`] for key release, [`MrScope::BootTime`] for certificates. `age`: since the nonce that the evidence
+    /// binds was given out; none where it binds none.
     ///
     /// Errors: the policy's reason, or that there is no decision.
-    pub async fn authorize_app(&self, evidence: &VerifiedEvidence, scope: MrScope) -> Result<AuthorizedBoot, Denial> {
-        self.authorize_app_of_age(evidence, scope, None).await
-    }
-
-    /// [`Self::authorize_app`] for evidence that carries a nonce which was given out `age` ago.
-    ///
-    /// Errors: as [`Self::authorize_app`].
-    pub async fn authorize_app_of_age(
+    pub async fn authorize_app(
         &self,
         evidence: &VerifiedEvidence,
         scope: MrScope,
         age: Option<Duration>,
     ) -> Result<AuthorizedBoot, Denial> {
+        let subject = match scope {
+            MrScope::Runtime => Subject::App,
+            MrScope::BootTime => Subject::Certificate,
+        };
         let facts = BootFacts { evidence_age_seconds: age.map(|age| age.as_secs()), ..BootFacts::of(evidence, scope) };
         facts.check_app(self.backend.accepts_simulated())?;
         let app_id = facts.app_id.ok_or(Denial::NoApplication)?;
         let compose_hash = facts.compose_hash.ok_or(Denial::NoApplication)?;
         let os_image_hash = facts.os_image_hash.ok_or(Denial::OsImageUnknown)?;
-        let permission = self.ask(Subject::App, &facts).await?;
+        let permission = self.ask(subject, &facts).await?;
         Ok(AuthorizedBoot {
             app_id,
             instance_id: facts.instance_id,

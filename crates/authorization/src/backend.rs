@@ -11,6 +11,8 @@ use crate::{BootFacts, Denial, WatchedAllowList};
 pub enum Subject {
     /// The keys of an app.
     App,
+    /// A certificate of an app, for an instance that has its keys.
+    Certificate,
     /// The root keys.
     Kms,
 }
@@ -49,10 +51,7 @@ impl Backend for WatchedAllowList {
 
     fn decide<'a>(&'a self, subject: Subject, facts: &'a BootFacts) -> Decision<'a> {
         let list = self.current();
-        let decision = match subject {
-            Subject::App => list.decide_app(facts),
-            Subject::Kms => list.decide_kms(facts),
-        };
+        let decision = list.decide(subject, facts);
         let permission = decision.map(|()| Permission { gateway_app_id: list.gateway_app_id().copied(), staleness: Duration::ZERO });
         Box::pin(std::future::ready(permission))
     }

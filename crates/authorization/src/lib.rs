@@ -27,6 +27,7 @@ pub use allow_list::{AllowList, AllowListError, AllowedApp, Devices, MAX_ALLOW_L
 pub use answer::{answer, server_info};
 pub use authorizer::{AuthorizedBoot, AuthorizedKms, Authorizer, AuthorizerLimits};
 pub use backend::{Backend, Decision, Permission, Subject};
+pub use decide::RuleOutcome;
 pub use denial::Denial;
 pub use edit::{AllowListFile, Change, Edit, EditError, Plan};
 pub use facts::BootFacts;

@@ -72,7 +72,7 @@ impl Webhook {
 
     async fn ask(&self, subject: Subject, facts: &BootFacts) -> Result<Permission, Denial> {
         let path = match subject {
-            Subject::App => BOOT_AUTH_APP,
+            Subject::App | Subject::Certificate => BOOT_AUTH_APP,
             Subject::Kms => BOOT_AUTH_KMS,
         };
         let body = serde_json::to_vec(&boot_info(facts)).map_err(|error| unavailable(error.to_string()))?;

@@ -33,5 +33,5 @@ pub use secret::{Secret, SecretLengthError};
 pub use separated::{KeyAlgorithm, KeyLabel, SeparatedKeys, is_signed_by, separated_app_key_digest, separated_env_key_digest};
 pub use signature::{
     ENV_KEY_MAX_AGE_SECONDS, ENV_KEY_MAX_SKEW_SECONDS, RecoverableSignature, VerifyEnvKeyError, app_key_digest, env_key_digest,
-    env_key_digest_v1, recover, verify_app_key, verify_env_key, verify_env_key_v1,
+    env_key_digest_v1, log_key_digest, recover, verify_app_key, verify_env_key, verify_env_key_v1,
 };

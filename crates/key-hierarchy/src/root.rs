@@ -59,6 +59,19 @@ impl RootKeys {
         Ok((key, signature))
     }
 
+    /// Ed25519 seed that signs the checkpoints of the release log `log_id`. Each log has its own: two replicas with one root never
+    /// sign two trees with one key. Source: SPEC.md §2.
+    #[must_use]
+    pub fn release_log_seed(&self, log_id: &[u8; 16]) -> Secret<32> {
+        derive_key(&self.k256.scalar(), &[b"dstack/v1/release-log/ed25519", log_id])
+    }
+
+    /// What a KMS authenticates the nonces with that it gives out. Source: SPEC.md §2.
+    #[must_use]
+    pub fn nonce_key(&self) -> Secret<32> {
+        derive_key(&self.k256.scalar(), &[b"dstack/v1/kms-nonce/hkdf-sha256"])
+    }
+
     /// Everything one instance of an app receives.
     ///
     /// Errors: as [`derive_p256`].

@@ -11,6 +11,8 @@ pub type RecoverableSignature = [u8; 65];
 const ISSUED: &[u8] = b"dstack-kms-issued:";
 /// Prefix of an environment encryption key.
 const ENV_KEY: &[u8] = b"dstack-env-encrypt-pubkey:";
+/// Prefix of a release log's key.
+const RELEASE_LOG: &[u8] = b"dstack-kms-release-log:";
 
 /// Oldest timed environment key signature that is accepted.
 pub const ENV_KEY_MAX_AGE_SECONDS: u64 = 300;
@@ -33,6 +35,12 @@ pub fn env_key_digest(app_id: &AppId, public_key: &[u8; 32]) -> [u8; 32] {
 #[must_use]
 pub fn env_key_digest_v1(app_id: &AppId, signed_at: u64, public_key: &[u8; 32]) -> [u8; 32] {
     keccak(&[ENV_KEY, app_id.as_bytes(), &signed_at.to_be_bytes(), public_key])
+}
+
+/// `keccak256("dstack-kms-release-log:" || verifier key of the log, as text)`. Source: SPEC.md §3.
+#[must_use]
+pub fn log_key_digest(verifier_key: &str) -> [u8; 32] {
+    keccak(&[RELEASE_LOG, verifier_key.as_bytes()])
 }
 
 /// Compressed public key of the signer of `digest`, or none if the signature is malformed.

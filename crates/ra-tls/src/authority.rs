@@ -97,6 +97,8 @@ pub struct LeafProfile {
     pub attestation: Option<Vec<u8>>,
     /// Encoded [`AppInfo`](crate::AppInfo).
     pub app_info: Option<Vec<u8>>,
+    /// Nonce that the evidence binds, see [`ra_tls_report_data_with`](crate::ra_tls_report_data_with).
+    pub nonce: Option<Vec<u8>>,
     /// Extended key usage for servers.
     pub server_auth: bool,
     /// Extended key usage for clients.
@@ -261,6 +263,7 @@ fn leaf_params(profile: &LeafProfile, validity: Validity) -> Result<CertificateP
         (Extension::CertUsage, profile.usage.as_deref().map(str::as_bytes)),
         (Extension::Attestation, profile.attestation.as_deref()),
         (Extension::AppInfo, profile.app_info.as_deref()),
+        (Extension::Nonce, profile.nonce.as_deref()),
     ];
     let present = payloads.into_iter().filter_map(|(extension, payload)| payload.map(|payload| extension.to_rcgen(payload)));
     params.custom_extensions = present.collect();

@@ -103,6 +103,18 @@ pub fn ra_tls_report_data(spki_der: &[u8]) -> ReportData {
     report_data(ContentType::RaTlsCert, spki_der)
 }
 
+/// The report data that binds a key and, where there is one, a nonce of the verifier: with it,
+/// `SHA-512("ratls-cert:" || "nonce:" || nonce || SubjectPublicKeyInfo DER)`, else [`ra_tls_report_data`].
+///
+/// A SubjectPublicKeyInfo begins with a DER SEQUENCE and never with `n`, so the two forms cannot meet.
+#[must_use]
+pub fn ra_tls_report_data_with(spki_der: &[u8], nonce: Option<&[u8]>) -> ReportData {
+    match nonce {
+        Some(nonce) => report_data(ContentType::RaTlsCert, &[b"nonce:", nonce, spki_der].concat()),
+        None => ra_tls_report_data(spki_der),
+    }
+}
+
 /// A parsed certificate. Neither its signature nor its contents are verified; TLS checks the chain and possession of the key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RaTlsCertificate {
@@ -173,6 +185,17 @@ impl RaTlsCertificate {
         self.payload(Extension::AppId).and_then(|payload| AppId::try_from(payload).ok())
     }
 
+    /// The nonce that its evidence claims to be made for. Bound by the evidence, so worth something once that is verified.
+    #[must_use]
+    pub fn nonce(&self) -> Option<&[u8]> {
+        self.payload(Extension::Nonce)
+    }
+
+    /// What the evidence must carry to belong to this certificate.
+    pub(crate) fn expected_report_data(&self) -> ReportData {
+        ra_tls_report_data_with(&self.spki, self.nonce())
+    }
+
     /// The usage the issuer names.
     #[must_use]
     pub fn usage(&self) -> Option<&str> {
@@ -220,7 +243,7 @@ impl RaTlsCertificate {
         if !vm_config.is_empty() {
             evidence = evidence.with_vm_config(vm_config);
         }
-        let expected = ra_tls_report_data(&self.spki);
+        let expected = self.expected_report_data();
         let evidence = verifier.verify_guest(&evidence, endorsements, now, Some(&expected))?;
         Ok(VerifiedPeer { evidence, spki: self.spki.clone() })
     }

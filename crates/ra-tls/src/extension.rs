@@ -25,10 +25,13 @@ pub enum Extension {
     Attestation,
     /// [`AppInfo`](crate::AppInfo), MessagePack.
     AppInfo,
+    /// Nonce of the KMS that the evidence was made for; only this project's releases write it.
+    Nonce,
 }
 
 impl Extension {
-    pub(crate) const ALL: [Self; 6] = [Self::TdxQuote, Self::EventLog, Self::AppId, Self::CertUsage, Self::Attestation, Self::AppInfo];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::TdxQuote, Self::EventLog, Self::AppId, Self::CertUsage, Self::Attestation, Self::AppInfo, Self::Nonce];
 
     /// Last arc of the object identifier.
     #[must_use]
@@ -40,6 +43,7 @@ impl Extension {
             Self::CertUsage => 4,
             Self::Attestation => 8,
             Self::AppInfo => 9,
+            Self::Nonce => 100,
         }
     }
 

@@ -23,7 +23,7 @@ mod verification;
 
 pub use app_info::AppInfo;
 pub use authority::{AuthorityError, CaProfile, CertificateAuthority, LeafProfile, Validity};
-pub use certificate::{CertificateError, PeerError, RaTlsCertificate, VerifiedPeer, ra_tls_report_data};
+pub use certificate::{CertificateError, PeerError, RaTlsCertificate, VerifiedPeer, ra_tls_report_data, ra_tls_report_data_with};
 pub use csr::{CertConfig, CertRequest, CsrError, RequestBody};
 pub use extension::{Extension, usage};
 pub use key::{CertKey, KeyError};

@@ -298,11 +298,7 @@ fn certificate_case(leaf: &[u8], vm_config: &str, now: u64) -> Result<Case, Refu
     let certificate = RaTlsCertificate::parse(leaf)?;
     certificate.check_dates(now)?;
     let evidence = with_config(certificate.guest_evidence()?.ok_or(Refusal::NoEvidence)?, vm_config);
-    Ok(Case {
-        evidence,
-        expected: Some(ra_tls_report_data(certificate.spki_der())),
-        not_after: u64::try_from(certificate.not_after()).ok(),
-    })
+    Ok(Case { evidence, expected: Some(certificate.expected_report_data()), not_after: u64::try_from(certificate.not_after()).ok() })
 }
 
 fn with_config(evidence: GuestEvidence, vm_config: &str) -> GuestEvidence {

@@ -89,6 +89,7 @@ fn chain_of_root_application_and_leaf_carries_its_facts() {
         attestation: None,
         server_auth: true,
         client_auth: true,
+        nonce: None,
     };
 
     let leaf = RaTlsCertificate::parse(&app.issue_leaf(&key.spki_der(), &profile, validity()).unwrap()).unwrap();

@@ -7,8 +7,9 @@ use dstack_api::{
     RpcError, UserFacing,
     kms::{AppKeyResponse, Empty, GetAppKeyRequest, GetTempCaCertResponse, KmsClient, SignCertRequest},
 };
+use dstack_attestation::ReportData;
 use dstack_attester::{Attester, AttesterError, Quoted};
-use dstack_ra_tls::{AuthorityError, CertKey, CertificateAuthority, KeyError, LeafProfile, Validity, ra_tls_report_data, tls, usage};
+use dstack_ra_tls::{AuthorityError, CertKey, CertificateAuthority, KeyError, LeafProfile, Validity, ra_tls_report_data_with, tls, usage};
 use dstack_rpc::{Client, Endpoint};
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 
@@ -16,6 +17,8 @@ use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 const NOT_BEFORE: u64 = 157_766_400;
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_ANSWER_BYTES: usize = 4 << 20;
+/// Longest nonce that is bound.
+const MAX_NONCE_BYTES: usize = 64;
 /// Addresses that are tried; a list beyond this is not serious.
 const MAX_URLS: usize = 16;
 
@@ -242,16 +245,23 @@ fn client(endpoint: &Endpoint) -> Client {
 async fn client_identity(authorities: &GetTempCaCertResponse, identity: KmsIdentity) -> Result<tls::Identity, KmsAttemptError> {
     let authority = CertificateAuthority::load(&authorities.temp_ca_cert, CertKey::from_pem(&authorities.temp_ca_key)?)?;
     let key = CertKey::generate()?;
-    let quoted = quote(identity, key.spki_der()).await?;
-    let profile = LeafProfile::guest_client(quoted.attestation.stripped().encode());
+    let nonce = offered_nonce(authorities).map(<[u8]>::to_vec);
+    let quoted = quote(identity, ra_tls_report_data_with(&key.spki_der(), nonce.as_deref())).await?;
+    let profile = LeafProfile { nonce, ..LeafProfile::guest_client(quoted.attestation.stripped().encode()) };
     let leaf = authority.issue_leaf(&key.spki_der(), &profile, validity())?;
     Ok(tls::Identity { chain: vec![leaf], key })
 }
 
-/// Evidence that binds the key `spki`.
-async fn quote(identity: KmsIdentity, spki: Vec<u8>) -> Result<Quoted, KmsAttemptError> {
+/// The nonce that a KMS of this release offers; older ones offer none, and get evidence as they know it. Who takes the nonce out of the
+/// answer gains nothing: a policy that wants fresh evidence will refuse it.
+fn offered_nonce(authorities: &GetTempCaCertResponse) -> Option<&[u8]> {
+    Some(authorities.nonce.as_slice()).filter(|nonce| (1..=MAX_NONCE_BYTES).contains(&nonce.len()))
+}
+
+/// Evidence with these report data.
+async fn quote(identity: KmsIdentity, report_data: ReportData) -> Result<Quoted, KmsAttemptError> {
     let task = tokio::task::spawn_blocking(move || {
-        let quoted = identity.attester.quote(&ra_tls_report_data(&spki), &identity.sys_config)?;
+        let quoted = identity.attester.quote(&report_data, &identity.sys_config)?;
         (identity.check)(&quoted).map_err(KmsAttemptError::Evidence)?;
         Ok(quoted)
     });
@@ -270,7 +280,12 @@ impl KmsSession {
     ///
     /// Errors: the KMS refuses, or its root is another than the connection's.
     pub async fn app_keys(&self, vm_config: String) -> Result<AppKeyResponse, KmsAttemptError> {
-        let response = self.client.get_app_key(&GetAppKeyRequest { api_version: 1, vm_config, ..GetAppKeyRequest::default() }).await.map_err(KmsAttemptError::Call)?;
+        let api_version = if offered_nonce(&self.authorities).is_some() { 2 } else { 1 };
+        let response = self
+            .client
+            .get_app_key(&GetAppKeyRequest { api_version, vm_config, ..GetAppKeyRequest::default() })
+            .await
+            .map_err(KmsAttemptError::Call)?;
         let answer = |reason: &str| KmsAttemptError::Answer { reason: reason.to_owned() };
         let root = CertificateDer::from_pem_slice(response.ca_cert.as_bytes()).map_err(|_| answer("its root is not a certificate"))?;
         let spki = dstack_ra_tls::RaTlsCertificate::parse(&root).map_err(|error| answer(&error.to_string()))?.spki_der().to_vec();

@@ -3,11 +3,11 @@
 use std::{
     path::PathBuf,
     sync::{Arc, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use dstack_api::{
-    Dispatch, Payload, RpcError,
+    Dispatch, Payload, RpcError, UserFacing as _,
     kms::{
         AppId as AppIdMessage, AppKeyResponse, BootstrapResponse, Empty, GetAppKeyRequest, GetKmsKeyRequest, GetMetaResponse,
         GetTempCaCertResponse, KmsKeyResponse, KmsRpc, KmsServer, PublicKeyResponse, SignCertRequest, SignCertResponse,
@@ -25,7 +25,10 @@ use crate::{
     cert_policy::CertificateRules,
     key_backend::KeyBackendError,
     key_store::KeyStore,
+    nonce::NonceIssuer,
+    rate_limit::RateLimiter,
     release::{self, ReleaseError},
+    release_log::ReleaseLogError,
     replication::{SendError, Sender},
     sealing::Vault,
     tee::Tee,
@@ -40,6 +43,8 @@ pub struct Kms {
     pub(crate) rules: CertificateRules,
     pub(crate) audit: Audit,
     pub(crate) own: OwnKeys,
+    pub(crate) limiter: Arc<RateLimiter>,
+    pub(crate) nonces: NonceIssuer,
 }
 
 /// What the calls about this KMS's own keys need.
@@ -57,18 +62,19 @@ impl KmsRpc for Kms {
 
     async fn get_app_key(&self, caller: Caller, request: GetAppKeyRequest) -> Result<AppKeyResponse, RpcError> {
         let call = Call { method: "GetAppKey", caller: &caller, started: Instant::now() };
-        if request.api_version > 1 {
+        if request.api_version > 2 {
             return Err(unsupported_version(request.api_version));
         }
         let scheme = parse_scheme(&request.key_scheme)?;
         let verdict = verification::of_certificate(&self.verification, caller.tls_chain.first(), &request.vm_config, unix_seconds()).await;
-        let (evidence, boot) = self.admit(&call, verdict, MrScope::Runtime).await?;
+        let age = if request.api_version == 2 { Some(self.age_of_evidence(&caller)?) } else { None };
+        let (evidence, boot) = self.admit(&call, verdict, MrScope::Runtime, age).await?;
         let keys = match scheme {
             KeyScheme::Compatible => release::release_keys(&self.store, &boot).await,
             KeyScheme::Separated => release::release_separated_keys(&self.store, &boot, unix_seconds()).await,
         };
-        let keys = keys.map_err(|error| own_failure(&call, &error))?;
-        self.audit.released(&call, &boot, &evidence);
+        let mut keys = keys.map_err(|error| own_failure(&call, &error))?;
+        keys.release_proof = self.audit.released(&call, &boot, &evidence, MrScope::Runtime).await.map_err(unlogged)?;
         Ok(keys)
     }
 
@@ -82,7 +88,7 @@ impl KmsRpc for Kms {
             denial.for_attested_caller()
         })?;
         let answer = self.send_root(&allowed, &request, leaf.map(Vec::as_slice).unwrap_or_default())?;
-        self.audit.root_released(&call, &evidence);
+        self.audit.root_released(&call, &evidence).await.map_err(unlogged)?;
         Ok(answer)
     }
 
@@ -133,6 +139,7 @@ impl KmsRpc for Kms {
             // Public on purpose: a certificate under this authority is worth only the evidence in it.
             temp_ca_key: self.store.temp.key_pem().to_string(),
             ca_cert: self.store.root.certificate_pem().to_owned(),
+            nonce: self.nonces.issue(unix_seconds()).to_vec(),
         })
     }
 
@@ -147,16 +154,16 @@ impl KmsRpc for Kms {
         let csr = CertRequest::verify(version, &request.csr, &request.signature)
             .map_err(|error| self.refuse(&call, &PeerRefusal::from(error).into(), None))?;
         let verdict = verification::of_request(&self.verification, &csr, &request.vm_config, now).await;
-        let (evidence, boot) = self.admit(&call, verdict, MrScope::BootTime).await?;
+        let (evidence, boot) = self.admit(&call, verdict, MrScope::BootTime, None).await?;
         let (mut profile, validity) = self.rules.apply(&csr.config, now, self.root_end()).map_err(|refusal| {
             self.audit.refused(&call, &refusal, Some(&evidence));
             RpcError::from_user_facing(&refusal)
         })?;
         self.add_facts(&mut profile, &csr, &boot, &evidence);
-        let answer = release::issue_certificate(&self.store, &boot, &csr.pubkey, &profile, validity)
+        let mut answer = release::issue_certificate(&self.store, &boot, &csr.pubkey, &profile, validity)
             .await
             .map_err(|error| own_failure(&call, &error))?;
-        self.audit.released(&call, &boot, &evidence);
+        answer.release_proof = self.audit.released(&call, &boot, &evidence, MrScope::BootTime).await.map_err(unlogged)?;
         Ok(answer)
     }
 }
@@ -168,15 +175,29 @@ impl Kms {
         call: &Call<'_>,
         verdict: Result<Arc<VerifiedEvidence>, Refusal>,
         scope: MrScope,
+        age: Option<Duration>,
     ) -> Result<(Arc<VerifiedEvidence>, AuthorizedBoot), RpcError> {
         let evidence = verdict.map_err(|refusal| self.refuse(call, &refusal, None))?;
-        match self.authorizer.authorize_app(&evidence, scope).await {
+        if let Some(app_id) = evidence.claims().app_id {
+            self.limiter.admit_app(&app_id)?;
+        }
+        match self.authorizer.authorize_app(&evidence, scope, age).await {
             Ok(boot) => Ok((evidence, boot)),
             Err(denial) => {
                 self.audit.refused(call, &denial, Some(&evidence));
                 Err(denial.for_attested_caller())
             }
         }
+    }
+
+    /// How old the evidence in the caller's certificate can be, by the nonce that it binds. Worth something once that is verified.
+    fn age_of_evidence(&self, caller: &Caller) -> Result<Duration, RpcError> {
+        let leaf = caller.tls_chain.first().and_then(|leaf| RaTlsCertificate::parse(leaf).ok());
+        let age = leaf.and_then(|leaf| self.nonces.age(leaf.nonce()?, unix_seconds()));
+        age.ok_or_else(|| {
+            let message = "version 2 needs a certificate with a nonce of this KMS";
+            RpcError::new("kms/nonce", message, "put the nonce of GetTempCaCert into certificate and evidence, or call version 1")
+        })
     }
 
     fn send_root(&self, allowed: &AuthorizedKms, request: &GetKmsKeyRequest, receiver: &[u8]) -> Result<KmsKeyResponse, RpcError> {
@@ -234,6 +255,12 @@ fn parse_scheme(name: &str) -> Result<KeyScheme, RpcError> {
 
 fn unsupported_version(version: u32) -> RpcError {
     RpcError::new("kms/api-version", format!("Unsupported API version: {version}"), "use a version that the API reference lists")
+}
+
+/// Nothing leaves that is not in the log; why it cannot be is the operator's to read.
+fn unlogged(error: ReleaseLogError) -> RpcError {
+    let message = "the release cannot be logged, so nothing is released";
+    RpcError::new(error.code(), message, "try again; the operator of the KMS finds the reason in its log")
 }
 
 fn own_failure(call: &Call<'_>, error: &ReleaseError) -> RpcError {

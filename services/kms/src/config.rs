@@ -7,11 +7,12 @@ use std::{
 };
 
 use dstack_api::UserFacing;
+use dstack_release_log::Cosigner;
 use dstack_rpc::Endpoint;
 use dstack_service::config::ConfigError;
 use serde::{Deserialize, Serialize};
 
-use crate::domain::Domain;
+use crate::{domain::Domain, release_log::WitnessSettings};
 
 mod keys;
 
@@ -68,9 +69,73 @@ pub struct ConfigFile {
     /// Admin calls.
     #[serde(default)]
     pub admin: Admin,
+    /// Where releases are logged, and who signs that.
+    #[serde(default)]
+    pub release_log: ReleaseLogFile,
+    /// What peers are granted.
+    #[serde(default)]
+    pub limits: LimitsFile,
     /// Everything that weakens a guarantee.
     #[serde(default)]
     pub danger: Danger,
+}
+
+/// The `[limits]` table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsFile {
+    /// Connections at a time; more wait.
+    pub connections: usize,
+    /// Calls a second of one source (an IPv4 address, or an IPv6 network of 64 bits).
+    pub per_source: u32,
+    /// Releases and refusals a second of one app.
+    pub per_app: u32,
+    /// Serve `/metrics`, where counters can be read by everybody who reaches the address.
+    pub metrics: bool,
+}
+
+impl Default for LimitsFile {
+    fn default() -> Self {
+        Self { connections: 4096, per_source: 1000, per_app: 1000, metrics: true }
+    }
+}
+
+impl LimitsFile {
+    /// What the listener grants.
+    pub(crate) fn connections(&self) -> dstack_rpc::Limits {
+        dstack_rpc::Limits { connections: self.connections, ..dstack_rpc::Limits::default() }
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let checks = [
+            ((1..=100_000).contains(&self.connections), "limits.connections: must be 1 to 100000"),
+            ((1..=1_000_000).contains(&self.per_source), "limits.per_source: must be 1 to 1000000"),
+            ((1..=1_000_000).contains(&self.per_app), "limits.per_app: must be 1 to 1000000"),
+        ];
+        checks.into_iter().filter(|(is_good, _)| !is_good).map(|(_, rule)| rule.to_owned()).collect()
+    }
+}
+
+/// The `[release_log]` table.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReleaseLogFile {
+    /// Directory of the log; default is `cert_dir` with `-release-log` behind its name.
+    #[serde(default)]
+    pub dir: Option<PathBuf>,
+    /// Who signs that the log only grows.
+    #[serde(default)]
+    pub witnesses: Vec<WitnessFile>,
+}
+
+/// One of `[[release_log.witnesses]]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WitnessFile {
+    /// Address, `http` or `https`; `/add-checkpoint` is added.
+    pub url: String,
+    /// Its verifier key: name, id, and the key in base64, with plus signs between.
+    pub verifier_key: String,
 }
 
 /// The `[webhook]` table: a service that decides who gets keys.
@@ -173,6 +238,7 @@ pub struct Settings {
     pub(crate) domain: Option<Domain>,
     pub(crate) mr_enclave: Option<[u8; 32]>,
     pub(crate) policy: PolicySource,
+    pub(crate) witnesses: Vec<WitnessSettings>,
     pub(crate) app_domains: Vec<Domain>,
     pub(crate) simulated_root: Option<Vec<u8>>,
 }
@@ -190,7 +256,7 @@ impl Settings {
     ///
     /// Errors: every broken rule.
     pub fn check(file: ConfigFile, path: &Path) -> Result<Self, SettingsError> {
-        let mut problems = Vec::new();
+        let mut problems = file.limits.problems();
         let domain = file.domain.as_deref().map(str::parse::<Domain>).transpose();
         let domain = domain.map_err(|error| problems.push(format!("domain: {error}"))).ok();
         let mr_enclave = file.sealing.mr_enclave.as_deref().map(parse_mr_enclave).transpose();
@@ -213,6 +279,8 @@ impl Settings {
         if let Err(error) = dstack_ra_tls::collateral::CollateralClient::new(&file.collateral_url) {
             problems.push(format!("collateral_url: {error}"));
         }
+        let witnesses = file.release_log.witnesses.iter().map(witness).collect::<Result<Vec<_>, _>>();
+        let witnesses = witnesses.map_err(|problem| problems.push(problem)).unwrap_or_default();
         let policy = policy_source(&file).map_err(|problem| problems.push(problem)).ok();
         let simulated_root = file.danger.simulated_root.as_ref().map(|root| read_certificate(root));
         let simulated_root = simulated_root.transpose().map_err(|reason| problems.push(format!("danger.simulated_root: {reason}"))).ok();
@@ -220,7 +288,7 @@ impl Settings {
         let app_domains = app_domains.map_err(|error| problems.push(format!("app_domains: {error}"))).unwrap_or_default();
         match (domain, mr_enclave, policy, simulated_root) {
             (Some(domain), Some(mr_enclave), Some(policy), Some(simulated_root)) if problems.is_empty() => {
-                Ok(Self { file, domain, mr_enclave, policy, app_domains, simulated_root })
+                Ok(Self { file, domain, mr_enclave, policy, witnesses, app_domains, simulated_root })
             }
             _ => Err(SettingsError::Values { path: path.to_owned(), problems }),
         }
@@ -237,11 +305,27 @@ impl Settings {
         self.file.sealing.provider.unwrap_or(default)
     }
 
+    /// Directory of the release log.
+    pub(crate) fn release_log_dir(&self) -> PathBuf {
+        let beside = || {
+            let mut name = self.file.cert_dir.as_os_str().to_owned();
+            name.push("-release-log");
+            name.into()
+        };
+        self.file.release_log.dir.clone().unwrap_or_else(beside)
+    }
+
     /// The configuration in force, as TOML. There is no secret in it.
     #[must_use]
     pub fn effective(&self) -> String {
         toml::to_string_pretty(&self.file).unwrap_or_default()
     }
+}
+
+fn witness(file: &WitnessFile) -> Result<WitnessSettings, String> {
+    let endpoint = Endpoint::parse(&file.url).map_err(|error| format!("release_log.witnesses.url: {error}"))?;
+    let cosigner = Cosigner::parse(&file.verifier_key).map_err(|error| format!("release_log.witnesses.verifier_key: {error}"))?;
+    Ok(WitnessSettings { endpoint, cosigner })
 }
 
 fn policy_source(file: &ConfigFile) -> Result<PolicySource, String> {

@@ -36,6 +36,7 @@ pub(crate) async fn release_keys(store: &KeyStore, boot: &AuthorizedBoot) -> Res
         tproxy_app_id: gateway_app_id.clone(),
         gateway_app_id,
         os_image_hash: boot.os_image_hash().as_bytes().to_vec(),
+        release_proof: String::new(),
         epoch_keys: Vec::new(),
     })
 }
@@ -104,7 +105,7 @@ pub(crate) async fn issue_certificate(
     let authority = store.root.issue_app_ca(boot.app_id(), key, validity)?;
     let leaf = authority.issue_leaf(spki, profile, validity)?;
     let certificate_chain = vec![pem_of(&leaf), authority.certificate_pem().to_owned(), store.root.certificate_pem().to_owned()];
-    Ok(SignCertResponse { certificate_chain })
+    Ok(SignCertResponse { certificate_chain, release_proof: String::new() })
 }
 
 /// What the certificate says about the app, all of it from verified evidence.

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
-use axum::{Router, routing::get};
+use axum::Router;
 use dstack_api::{UserFacing, kms::KmsServer};
 use dstack_attestation::{Policy, TrustAnchorError, TrustAnchors};
 use dstack_attester::AttesterError;
@@ -23,11 +23,16 @@ use crate::{
     api::{Kms, KmsDispatch, OwnKeys},
     audit::Audit,
     cert_policy::CertificateRules,
-    config::Settings,
+    config::{LimitsFile, Settings},
     domain::Domain,
+    health,
     key_store::{self, KeyStore, KeyStoreError},
     machine::Machine,
+    nonce::NonceIssuer,
+    rate_limit,
+    rate_limit::RateLimiter,
     release::pem_of,
+    release_log::{self, ReleaseLog, ReleaseLogError, WitnessSettings},
     sealing::SealingError,
 };
 
@@ -75,6 +80,9 @@ pub enum StartError {
     /// Policy.
     #[error(transparent)]
     AllowList(#[from] AllowListError),
+    /// Release log.
+    #[error(transparent)]
+    ReleaseLog(#[from] ReleaseLogError),
     /// Trust anchor from `[danger]`.
     #[error("{} as simulated root", path.display())]
     SimulatedRoot {
@@ -108,6 +116,7 @@ impl UserFacing for StartError {
             Self::Access(error) => error.code(),
             Self::Keys(error) => error.code(),
             Self::AllowList(error) => error.code(),
+            Self::ReleaseLog(error) => error.code(),
             Self::SimulatedRoot { .. } => "kms/simulated-root",
             Self::Collateral(error) => error.code(),
             Self::Listen(error) => error.code(),
@@ -128,6 +137,7 @@ impl UserFacing for StartError {
             Self::Access(error) => error.fix(),
             Self::Keys(error) => error.fix(),
             Self::AllowList(error) => error.fix(),
+            Self::ReleaseLog(error) => error.fix(),
             Self::SimulatedRoot { .. } => "give the root certificate that the software TEE generated".to_owned(),
             Self::Collateral(error) => error.fix(),
             Self::Listen(error) => error.fix(),
@@ -142,6 +152,8 @@ pub struct Server {
     listener: Listener,
     admin: Option<AdminListener>,
     ready_file: Option<PathBuf>,
+    witnesses: Vec<WitnessSettings>,
+    limits: LimitsFile,
 }
 
 impl Server {
@@ -153,6 +165,7 @@ impl Server {
         let now = unix_seconds();
         let store = machine.keys(&settings, now)?;
         let domain = effective_domain(&settings, &store);
+        let log = ReleaseLog::open(&settings.release_log_dir(), &store.keys, &domain, now)?;
         let identity = renew_rpc_certificate(&store, &settings, &domain, &machine, now)?;
         let identity_leaf = identity.chain.first().map(|leaf| leaf.to_vec()).unwrap_or_default();
         let config = tls::server(&identity, store.temp.certificate_der()).map_err(|error| StartError::Tls { reason: error.to_string() })?;
@@ -162,8 +175,10 @@ impl Server {
         let rules = CertificateRules { kms_domain: domain, app_domains: settings.app_domains, max_seconds };
         let Machine { tee, vault, verification, authorizer } = machine;
         let own = OwnKeys { dir: settings.file.cert_dir.clone(), vault, tee, leaf: identity_leaf };
-        let kms = Kms { store, authorizer, verification, rules, audit: Audit::new(), own };
-        Ok(Self { kms: Arc::new(kms), listener, admin, ready_file: settings.file.ready_file })
+        let (limits, audit) = (settings.file.limits, Audit::new(log, authorizer.backend()));
+        let (limiter, nonces) = (Arc::new(RateLimiter::new(&limits)), NonceIssuer::new(&store.keys));
+        let kms = Kms { store, authorizer, verification, rules, audit, own, limiter, nonces };
+        Ok(Self { kms: Arc::new(kms), listener, admin, ready_file: settings.file.ready_file, witnesses: settings.witnesses, limits })
     }
 
     /// Address in use.
@@ -186,7 +201,14 @@ impl Server {
         dstack_service::readiness::announce(self.ready_file.as_deref())?;
         let (stop, stopped) = tokio::sync::watch::channel(false);
         let main = async {
-            dstack_rpc::serve(self.listener, router(Arc::clone(&self.kms)), shutdown).await;
+            let witnessing = self.kms.audit.log.witnessing(&self.witnesses);
+            let router = router(Arc::clone(&self.kms), &self.limits);
+            let serving = dstack_rpc::serve_with(self.listener, router, shutdown, self.limits.connections());
+            tokio::pin!(serving);
+            tokio::select! {
+                () = &mut serving => {}
+                () = witnessing => serving.await,
+            }
             stop.send_replace(true);
         };
         let admin = async {
@@ -199,10 +221,12 @@ impl Server {
     }
 }
 
-fn router(kms: Arc<Kms>) -> Router {
-    dstack_rpc::mount(dstack_api::wire::PRPC_BASE, KmsDispatch(KmsServer(kms)), READ_ONLY)
-        .route("/health", get(|| async { "OK" }))
-        .route("/healthz", get(|| async { "OK" }))
+fn router(kms: Arc<Kms>, limits: &LimitsFile) -> Router {
+    let limiter = Arc::clone(&kms.limiter);
+    let calls = dstack_rpc::mount(dstack_api::wire::PRPC_BASE, KmsDispatch(KmsServer(Arc::clone(&kms))), READ_ONLY);
+    let limited = calls.merge(release_log::router(&kms.audit.log));
+    let limited = limited.layer(axum::middleware::from_fn_with_state(limiter, rate_limit::per_source));
+    limited.merge(health::router(kms, limits.metrics))
 }
 
 pub(crate) fn trust_anchors(settings: &Settings) -> Result<TrustAnchors, StartError> {

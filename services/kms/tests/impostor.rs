@@ -91,6 +91,7 @@ impl KmsRpc for Impostor {
             temp_ca_cert: self.temp.certificate_pem().to_owned(),
             temp_ca_key: self.temp.key_pem().to_string(),
             ca_cert: self.temp.certificate_pem().to_owned(),
+            nonce: Vec::new(),
         })
     }
 

@@ -19,7 +19,7 @@ The part before the slash names who found it. `<…>` stands for a value.
 ";
 
 /// Who gives the codes of a component.
-const COMPONENTS: [(&str, &str); 30] = [
+const COMPONENTS: [(&str, &str); 31] = [
     ("agent", "the guest agent, to the application or to a stranger"),
     ("attestation", "the verification of evidence"),
     ("attester", "the collection of evidence inside a VM"),
@@ -35,9 +35,10 @@ const COMPONENTS: [(&str, &str); 30] = [
     ("host", "the VMM, to a guest"),
     ("image", "OS images"),
     ("kms", "dstack-kms, and those who ask it"),
+    ("log", "`dstack log`"),
     ("measure", "`dstack measure`"),
     ("os", "`dstack os build` and `dstack os lock`"),
-    ("policy", "a verification policy"),
+    ("policy", "a verification policy, and `dstack policy`"),
     ("ra-tls", "connections whose certificates carry evidence"),
     ("rpc", "calls between programs"),
     ("stack", "the local stack: `dstack up` and `dstack down`"),

@@ -42,8 +42,8 @@ fn facts() -> BootFacts {
 
 #[test]
 fn allows_what_is_listed() {
-    assert_eq!(list().decide_app(&facts()), Ok(()));
-    assert_eq!(list().decide_kms(&facts()), Ok(()));
+    assert_eq!(list().decide(Subject::App, &facts()), Ok(()));
+    assert_eq!(list().decide(Subject::Kms, &facts()), Ok(()));
 }
 
 /// Each fact flipped by itself is denied with its own code.
@@ -68,7 +68,7 @@ fn denies_each_single_deviation() {
         let mut facts = facts();
         deviate(&mut facts);
 
-        let denial = list().decide_app(&facts).unwrap_err();
+        let denial = list().decide(Subject::App, &facts).unwrap_err();
 
         assert_eq!(dstack_api::UserFacing::code(&denial), code);
         assert!(!dstack_api::UserFacing::fix(&denial).is_empty());
@@ -76,8 +76,9 @@ fn denies_each_single_deviation() {
     }
     let mut elsewhere = facts();
     elsewhere.device_id = Digest32::new([9; 32]);
-    assert_eq!(list().decide_app(&elsewhere), Err(Denial::Device { device_id: Digest32::new([9; 32]) }));
-    assert_eq!(list().decide_kms(&elsewhere), Err(Denial::Device { device_id: Digest32::new([9; 32]) }));
+    assert_eq!(list().decide(Subject::Certificate, &elsewhere), Err(Denial::Device { device_id: Digest32::new([9; 32]) }));
+    assert_eq!(list().decide(Subject::App, &elsewhere), Err(Denial::Device { device_id: Digest32::new([9; 32]) }));
+    assert_eq!(list().decide(Subject::Kms, &elsewhere), Err(Denial::Device { device_id: Digest32::new([9; 32]) }));
 }
 
 #[test]
@@ -87,20 +88,21 @@ fn simulated_evidence_needs_the_danger_setting() {
     let mut simulated = facts();
     simulated.is_simulated = true;
 
-    assert_eq!(list.decide_app(&simulated), Ok(()));
+    assert_eq!(list.decide(Subject::App, &simulated), Ok(()));
 }
 
 #[test]
 fn freshness_is_asked_for_only_where_the_list_says_so() {
     let mut list = list();
     let aged = |seconds| BootFacts { evidence_age_seconds: seconds, ..facts() };
-    assert_eq!(list.decide_app(&aged(None)), Ok(()));
+    assert_eq!(list.decide(Subject::App, &aged(None)), Ok(()));
     list.max_evidence_age_seconds = Some(60);
 
-    assert_eq!(list.decide_app(&aged(None)), Err(Denial::NotFresh));
-    assert_eq!(list.decide_kms(&aged(None)), Err(Denial::NotFresh));
-    assert_eq!(list.decide_app(&aged(Some(61))), Err(Denial::TooOld { seconds: 61, max_seconds: 60 }));
-    assert_eq!(list.decide_app(&aged(Some(60))), Ok(()));
+    assert_eq!(list.decide(Subject::App, &aged(None)), Err(Denial::NotFresh));
+    assert_eq!(list.decide(Subject::Kms, &aged(None)), Err(Denial::NotFresh));
+    assert_eq!(list.decide(Subject::Certificate, &aged(None)), Ok(()));
+    assert_eq!(list.decide(Subject::App, &aged(Some(61))), Err(Denial::TooOld { seconds: 61, max_seconds: 60 }));
+    assert_eq!(list.decide(Subject::App, &aged(Some(60))), Ok(()));
 }
 
 #[test]
@@ -121,7 +123,7 @@ fn any_device_is_any_device() {
     let mut elsewhere = facts();
     elsewhere.device_id = Digest32::new([9; 32]);
 
-    assert_eq!(list.decide_app(&elsewhere), Ok(()));
+    assert_eq!(list.decide(Subject::App, &elsewhere), Ok(()));
 }
 
 #[test]
@@ -131,10 +133,26 @@ fn an_unlisted_kms_gets_nothing() {
     let mut without = list();
     without.kms = None;
 
-    assert!(matches!(list().decide_kms(&other), Err(Denial::KmsMeasurement { .. })));
-    assert!(matches!(without.decide_kms(&facts()), Err(Denial::KmsMeasurement { .. })));
+    assert!(matches!(list().decide(Subject::Kms, &other), Err(Denial::KmsMeasurement { .. })));
+    assert!(matches!(without.decide(Subject::Kms, &facts()), Err(Denial::KmsMeasurement { .. })));
     other.mr_aggregated = None;
-    assert_eq!(list().decide_kms(&other), Err(Denial::BootIncomplete));
+    assert_eq!(list().decide(Subject::Kms, &other), Err(Denial::BootIncomplete));
+}
+
+/// What is explained is what is decided: the first denial is the one that counts.
+#[test]
+fn an_explanation_names_every_rule_and_agrees_with_the_decision() {
+    let mut deviating = facts();
+    deviating.tcb_status = "OutOfDate".into();
+    deviating.device_id = Digest32::new([9; 32]);
+    for subject in [Subject::App, Subject::Kms] {
+        assert!(list().explain(subject, &facts()).iter().all(|outcome| outcome.denial.is_none()));
+
+        let denials: Vec<_> = list().explain(subject, &deviating).into_iter().filter_map(|outcome| outcome.denial).collect();
+
+        assert_eq!(denials.len(), 2, "{denials:?}");
+        assert_eq!(list().decide(subject, &deviating).unwrap_err(), denials[0]);
+    }
 }
 
 #[test]

@@ -86,6 +86,7 @@ impl TlsDesk {
             app_info: if config.ext_app_info { Some(app_info(application, quoted)?.encode()) } else { None },
             server_auth: config.usage_server_auth,
             client_auth: config.usage_client_auth,
+            nonce: None,
         };
         let refused =
             |error: dstack_ra_tls::AuthorityError| RpcError::new("agent/certificate-request", chain_of(&error), "correct names and times");

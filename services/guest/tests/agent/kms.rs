@@ -73,6 +73,7 @@ impl KmsRpc for Kms {
             temp_ca_cert: self.temp.certificate_pem().to_owned(),
             temp_ca_key: self.temp.key_pem().to_string(),
             ca_cert: self.root.certificate_pem().to_owned(),
+            nonce: Vec::new(),
         })
     }
 
@@ -95,7 +96,7 @@ impl KmsRpc for Kms {
         let spki = if self.gives_other_keys { CertKey::generate().unwrap().spki_der() } else { csr.pubkey };
         let leaf = app_ca.issue_leaf(&spki, &profile, validity()).unwrap();
         let chain = vec![pem(&leaf), app_ca.certificate_pem().to_owned(), self.root.certificate_pem().to_owned()];
-        Ok(SignCertResponse { certificate_chain: chain })
+        Ok(SignCertResponse { certificate_chain: chain, release_proof: String::new() })
     }
 
     async fn get_app_key(&self, _: Caller, _: GetAppKeyRequest) -> Result<AppKeyResponse, RpcError> {

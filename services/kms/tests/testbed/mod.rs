@@ -25,7 +25,7 @@ use dstack_kms::{
 };
 use dstack_manifest::{AppId, ComposeHash, InstanceId, VmConfig};
 use dstack_ra_tls::{
-    CertKey, CertificateAuthority, LeafProfile, Validity, ra_tls_report_data,
+    CertKey, CertificateAuthority, LeafProfile, Validity, ra_tls_report_data_with,
     tls::{self, Identity},
     usage,
 };
@@ -69,7 +69,7 @@ impl Kms {
     }
 }
 
-fn anonymous(url: &str) -> Client {
+pub fn anonymous(url: &str) -> Client {
     Client::new(Endpoint::parse(url).unwrap()).with_tls(tls::danger_unverified_client().unwrap())
 }
 
@@ -78,6 +78,20 @@ pub async fn connect(url: &str, guest: &Guest) -> KmsClient<Client> {
     let answer = KmsClient(anonymous(url)).get_temp_ca_cert(&Empty {}).await.unwrap();
     let authority = CertificateAuthority::load(&answer.temp_ca_cert, CertKey::from_pem(&answer.temp_ca_key).unwrap()).unwrap();
     let identity = guest.identity(&authority);
+    let config = tls::pinned_client(&der_of(&answer.ca_cert), usage::KMS_RPC, Some(&identity)).unwrap();
+    KmsClient(Client::new(Endpoint::parse(url).unwrap()).with_tls(config))
+}
+
+/// [`connect`] with the nonce that the KMS offers: `choose` says which is in the certificate and which in the evidence.
+pub async fn connect_with_nonce(
+    url: &str,
+    guest: &Guest,
+    choose: impl FnOnce(Vec<u8>) -> (Option<Vec<u8>>, Option<Vec<u8>>),
+) -> KmsClient<Client> {
+    let answer = KmsClient(anonymous(url)).get_temp_ca_cert(&Empty {}).await.unwrap();
+    let authority = CertificateAuthority::load(&answer.temp_ca_cert, CertKey::from_pem(&answer.temp_ca_key).unwrap()).unwrap();
+    let (shown, bound) = choose(answer.nonce);
+    let identity = guest.identity_with(&authority, shown, bound.as_deref(), Validity::starting(now(), 3600));
     let config = tls::pinned_client(&der_of(&answer.ca_cert), usage::KMS_RPC, Some(&identity)).unwrap();
     KmsClient(Client::new(Endpoint::parse(url).unwrap()).with_tls(config))
 }
@@ -130,6 +144,8 @@ impl Stack {
             domain: Some("kms.test".into()),
             allow_list: Some(self.path("allow.toml")),
             webhook: None,
+            release_log: Default::default(),
+            limits: Default::default(),
             collateral_url: self.collateral_url.clone(),
             ready_file: None,
             max_certificate_days: 90,
@@ -206,9 +222,14 @@ impl Guest {
 
     /// Evidence that binds the key `spki`.
     pub fn attest(&self, spki: &[u8]) -> Attestation {
+        self.attest_with(spki, None)
+    }
+
+    /// Evidence that binds the key `spki` and a nonce.
+    fn attest_with(&self, spki: &[u8], nonce: Option<&[u8]>) -> Attestation {
         let runtime_events = self.runtime_events();
         let event_log: Vec<_> = runtime_events.iter().map(RuntimeEvent::to_event).collect();
-        let mut body = quote_body(&self.compose_hash, &event_log, ra_tls_report_data(spki));
+        let mut body = quote_body(&self.compose_hash, &event_log, ra_tls_report_data_with(spki, nonce));
         (self.tamper_body)(&mut body);
         let vendor = self.vendor.as_ref().expect("a guest of a stack");
         let quote = QuotingEnclave::new(vendor).quote(&body);
@@ -220,9 +241,21 @@ impl Guest {
 
     /// Client certificate with evidence under the temporary authority.
     pub fn identity(&self, authority: &CertificateAuthority) -> Identity {
+        self.identity_with(authority, None, None, Validity::starting(now(), 3600))
+    }
+
+    /// [`Self::identity`] that shows one nonce and binds another.
+    pub fn identity_with(
+        &self,
+        authority: &CertificateAuthority,
+        shown: Option<Vec<u8>>,
+        bound: Option<&[u8]>,
+        validity: Validity,
+    ) -> Identity {
         let spki = self.key.spki_der();
-        let profile = LeafProfile::guest_client(self.attest(&spki).stripped().encode());
-        let leaf = authority.issue_leaf(&spki, &profile, Validity::starting(now(), 3600)).unwrap();
+        let envelope = self.attest_with(&spki, bound).stripped().encode();
+        let profile = LeafProfile { nonce: shown, ..LeafProfile::guest_client(envelope) };
+        let leaf = authority.issue_leaf(&spki, &profile, validity).unwrap();
         Identity { chain: vec![leaf], key: CertKey::from_pem(&self.key.to_pem()).unwrap() }
     }
 }

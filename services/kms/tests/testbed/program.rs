@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Output},
     time::{Duration, Instant},
 };
@@ -35,6 +35,14 @@ fn command(stack: &Stack, settings: &ConfigFile) -> Command {
     command
 }
 
+/// `command` in a mount namespace with 256 KiB of disk at `directory`.
+fn on_small_disk(command: &Command, directory: &Path) -> Command {
+    let mut wrapped = Command::new("unshare");
+    let script = "mount -t tmpfs -o size=256k none \"$0\" && exec \"$@\"";
+    wrapped.args(["--mount", "sh", "-c", script]).arg(directory).arg(command.get_program()).args(command.get_args());
+    wrapped
+}
+
 /// Runs the program to its end.
 pub fn run(stack: &Stack, settings: &ConfigFile, arguments: &[&str]) -> Output {
     command(stack, settings).args(arguments).output().unwrap()
@@ -43,14 +51,22 @@ pub fn run(stack: &Stack, settings: &ConfigFile, arguments: &[&str]) -> Output {
 impl Program {
     /// Starts the program on a port that was free a moment ago, and waits until it serves.
     pub fn start(stack: &Stack) -> Self {
+        Self::start_with(stack, stack.settings(), None)
+    }
+
+    /// [`Self::start`] with other settings, and where `small_disk` is given with a disk of 256 KiB mounted there for this process only.
+    pub fn start_with(stack: &Stack, mut settings: ConfigFile, small_disk: Option<&Path>) -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let (ready, log) = (stack.path("ready"), stack.path("kms.log"));
         // An earlier program's.
         let _ = std::fs::remove_file(&ready);
-        let mut settings = stack.settings();
         settings.listen.set_port(port);
         settings.ready_file = Some(ready.clone());
-        let process = command(stack, &settings).stderr(File::create(&log).unwrap()).spawn().unwrap();
+        let mut command = command(stack, &settings);
+        if let Some(directory) = small_disk {
+            command = on_small_disk(&command, directory);
+        }
+        let process = command.stderr(File::create(&log).unwrap()).spawn().unwrap();
         let mut program = Self { process, url: format!("https://127.0.0.1:{port}/prpc"), log };
         let started = Instant::now();
         while !ready.exists() {
@@ -59,6 +75,24 @@ impl Program {
             std::thread::sleep(Duration::from_millis(1));
         }
         program
+    }
+
+    /// The program with a small disk at `name`; none where this user cannot mount.
+    pub fn start_on_small_disk(stack: &Stack, name: &str) -> Option<Self> {
+        let directory = stack.path(name);
+        std::fs::create_dir(&directory).unwrap();
+        let can_mount = on_small_disk(&Command::new("true"), &directory).status().is_ok_and(|status| status.success());
+        can_mount.then(|| Self::start_with(stack, stack.settings(), Some(&directory)))
+    }
+
+    /// A path as the program sees it.
+    pub fn inside(&self, path: &Path) -> PathBuf {
+        let root = PathBuf::from(format!("/proc/{}/root", self.process.id()));
+        root.join(path.strip_prefix("/").unwrap())
+    }
+
+    pub fn process_id(&self) -> u32 {
+        self.process.id()
     }
 
     /// User and system time of the process so far.
