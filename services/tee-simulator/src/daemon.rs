@@ -17,12 +17,8 @@ use crate::{
 };
 
 /// A guest that hangs must not keep a TD from being launched anew.
-const DEVICE_LIMITS: Limits = Limits {
-    connections: 16,
-    header_timeout: Duration::from_secs(60),
-    drain_timeout: Duration::from_millis(500),
-    ..Limits::DEFAULT
-};
+const DEVICE_LIMITS: Limits =
+    Limits { connections: 16, header_timeout: Duration::from_secs(60), drain_timeout: Duration::from_millis(500), ..Limits::DEFAULT };
 
 struct RunningDevice {
     stop: oneshot::Sender<()>,

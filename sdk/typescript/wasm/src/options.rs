@@ -3,9 +3,7 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use dstack_attestation::{QuoteCollateral, Vendor, parse_certificates};
 use dstack_manifest::{AppId, ComposeHash, OsImageHash};
-use dstack_verdict::{
-    Challenge, ChallengeField, EvidenceCertificate, Question, Subject, Verdict, judge, parse_hex, refuse_before_papers,
-};
+use dstack_verdict::{Challenge, ChallengeField, EvidenceCertificate, Question, Subject, Verdict, judge, parse_hex, refuse_before_papers};
 use serde::Deserialize;
 
 /// The question. Unknown fields are refused: a misspelt expectation must not pass for none.
