@@ -168,6 +168,9 @@ async fn custodians_bring_the_root_back_on_another_machine() {
     run.await.unwrap();
     let kms = stack.kms_with(file).await;
     let mut after = kms.connect(&stack.guest(1)).await.get_app_key(&request).await.unwrap();
-    (before.ca_cert, after.ca_cert) = (String::new(), String::new());
+    // The certificate is made anew, and each release has a proof of its own.
+    for keys in [&mut before, &mut after] {
+        (keys.ca_cert, keys.release_proof) = (String::new(), String::new());
+    }
     assert_eq!(before, after);
 }
