@@ -82,7 +82,8 @@ pub(super) async fn fetch_for_gateway(connection: &mut Connection, settings: &Se
 }
 
 async fn fetch_collateral(quote: &[u8], settings: &Settings, is_offline: bool, progress: &Progress) -> Outcome<Arc<Endorsements>> {
-    let platform = UnverifiedQuote::parse(quote).and_then(|quote| Ok((quote.fmspc()?, quote.pck_issuer()?)));
+    let platform =
+        UnverifiedQuote::parse(quote).and_then(|quote| quote.pck_chain()).and_then(|chain| Ok((chain.fmspc()?, chain.issuer()?)));
     let (fmspc, issuer) = platform
         .map_err(|error| Failure::new("verify/no-platform", error.to_string(), "ask for a quote with an embedded certificate chain"))?;
     if is_offline {

@@ -3,8 +3,8 @@
 use dcap_qvl::{QuoteClaims, QuotePolicy, verify::QuoteVerifier};
 
 use crate::{
-    AnchorKind, Context, EnclaveFields, Fact, Fault, Link, NotChecked, Passed, Platform, QuoteCollateral, QuoteError, Refusal, Register,
-    TdFields, UnverifiedQuote, UnverifiedSgxQuote, Vendor, VerifiedPlatform, certificates::certificates_of_pem, crypto::Backend,
+    AnchorKind, Context, EnclaveFields, Fact, Fault, Link, NotChecked, Passed, PckChain, Platform, QuoteCollateral, QuoteError, Refusal,
+    Register, TdFields, UnverifiedQuote, UnverifiedSgxQuote, Vendor, VerifiedPlatform, certificates::certificates_of_pem, crypto::Backend,
     platform::VerifiedTd, tcb_signer, tdx,
 };
 
@@ -29,7 +29,7 @@ impl Parsed<'_> {
         self.pck_chain().is_ok_and(|chain| chain.last().is_some_and(|last| last == root))
     }
 
-    fn pck_chain(&self) -> Result<Vec<Vec<u8>>, QuoteError> {
+    fn pck_chain(&self) -> Result<PckChain, QuoteError> {
         match self {
             Self::Tdx(quote) => quote.pck_chain(),
             Self::Sgx(quote) => quote.pck_chain(),
@@ -70,11 +70,11 @@ pub(crate) fn verify(parsed: &Parsed<'_>, bytes: &[u8], context: &Context<'_>) -
         };
         Refusal::new(platform, link, fault, format_args!("{error:#}"))
     })?;
-    let pck_chain = match &collateral.pck_certificate_chain {
+    let pck_chain = || match &collateral.pck_certificate_chain {
         Some(pem) => certificates_of_pem(pem.as_bytes()).unwrap_or_default(),
-        None => parsed.pck_chain().unwrap_or_default(),
+        None => parsed.pck_chain().map(|chain| chain.to_vec()).unwrap_or_default(),
     };
-    tcb_signer::check(collateral, &pck_chain, anchor)
+    tcb_signer::check(collateral, pck_chain, anchor)
         .map_err(|(fault, detail)| Refusal::new(platform, Link::Endorsements, fault, detail))?;
     let mut verified = verified(parsed, claims, anchor.kind().clone());
     verified.endorsed_at = collateral.issued_at();

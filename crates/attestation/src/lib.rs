@@ -63,7 +63,7 @@ pub use image::{AcpiSource, DocumentReference, ImageBindingError, ImageReference
 pub use platform::{Context, Fact, Fault, Link, NotChecked, Passed, Platform, PlatformVerifier, Refusal, Register, VerifiedPlatform};
 pub use policy::{DebugRule, ImageRule, ModuleRule, Policy, TcbStatus};
 pub use policy_document::{PolicyError, PolicyProblem};
-pub use quote::{EnclaveFields, PckIssuer, QuoteError, TdFields, UnverifiedQuote, UnverifiedSgxQuote};
+pub use quote::{EnclaveFields, PckChain, PckIssuer, QuoteError, TdFields, UnverifiedQuote, UnverifiedSgxQuote};
 pub use remembered_reference::RememberedReference;
 pub use report_data::{ContentType, ReportData, report_data};
 pub use sgx::SgxVerifier;

@@ -1,5 +1,7 @@
 //! TDX and SGX quotes, parsed but not verified.
 
+use std::ops::Deref;
+
 use dcap_qvl::{
     config::PckCa,
     intel,
@@ -177,19 +179,9 @@ impl UnverifiedQuote {
         &self.fields
     }
 
-    /// Platform model (6 bytes) from the embedded PCK certificate: which TCB information to fetch.
-    pub fn fmspc(&self) -> Result<[u8; 6], QuoteError> {
-        intel::quote_fmspc(&self.quote).map_err(no_pck)
-    }
-
-    /// Issuer of the embedded PCK certificate: which revocation list to fetch.
-    pub fn pck_issuer(&self) -> Result<PckIssuer, QuoteError> {
-        pck_issuer(&self.quote)
-    }
-
-    /// The embedded PCK chain, DER, leaf first.
-    pub fn pck_chain(&self) -> Result<Vec<Vec<u8>>, QuoteError> {
-        intel::extract_cert_chain(&self.quote).map_err(no_pck)
+    /// The embedded PCK chain.
+    pub fn pck_chain(&self) -> Result<PckChain, QuoteError> {
+        PckChain::of(&self.quote)
     }
 }
 
@@ -222,26 +214,44 @@ impl UnverifiedSgxQuote {
         self.quote.header.version
     }
 
-    /// Platform model (6 bytes) from the embedded PCK certificate: which TCB information to fetch.
-    pub fn fmspc(&self) -> Result<[u8; 6], QuoteError> {
-        intel::quote_fmspc(&self.quote).map_err(no_pck)
-    }
-
-    /// Issuer of the embedded PCK certificate: which revocation list to fetch.
-    pub fn pck_issuer(&self) -> Result<PckIssuer, QuoteError> {
-        pck_issuer(&self.quote)
-    }
-
-    /// The embedded PCK chain, DER, leaf first.
-    pub fn pck_chain(&self) -> Result<Vec<Vec<u8>>, QuoteError> {
-        intel::extract_cert_chain(&self.quote).map_err(no_pck)
+    /// The embedded PCK chain.
+    pub fn pck_chain(&self) -> Result<PckChain, QuoteError> {
+        PckChain::of(&self.quote)
     }
 }
 
-fn pck_issuer(quote: &Quote) -> Result<PckIssuer, QuoteError> {
-    match intel::quote_ca(quote).map_err(no_pck)? {
-        PckCa::Processor => Ok(PckIssuer::Processor),
-        PckCa::Platform => Ok(PckIssuer::Platform),
+/// The certificates of a machine's quoting enclave as a quote carries them: DER, leaf first. Reading them costs more than the rest of a quote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PckChain(Vec<Vec<u8>>);
+
+impl PckChain {
+    fn of(quote: &Quote) -> Result<Self, QuoteError> {
+        intel::extract_cert_chain(quote).map(Self).map_err(no_pck)
+    }
+
+    fn leaf(&self) -> Result<&[u8], QuoteError> {
+        self.0.first().map(Vec::as_slice).ok_or_else(|| no_pck("the chain is empty"))
+    }
+
+    /// Platform model (6 bytes): which TCB information to fetch.
+    pub fn fmspc(&self) -> Result<[u8; 6], QuoteError> {
+        Ok(intel::parse_pck_extension(self.leaf()?).map_err(no_pck)?.fmspc)
+    }
+
+    /// Who issued the leaf: which revocation list to fetch.
+    pub fn issuer(&self) -> Result<PckIssuer, QuoteError> {
+        match intel::pck_ca(self.leaf()?).map_err(no_pck)? {
+            PckCa::Processor => Ok(PckIssuer::Processor),
+            PckCa::Platform => Ok(PckIssuer::Platform),
+        }
+    }
+}
+
+impl Deref for PckChain {
+    type Target = [Vec<u8>];
+
+    fn deref(&self) -> &[Vec<u8>] {
+        &self.0
     }
 }
 

@@ -12,17 +12,17 @@ const SGX_EXTENSIONS: &str = "1.2.840.113741.1.13.1";
 
 /// Refuses TCB information and identities whose signer is no authority for them. That chains and signatures hold was checked before.
 ///
-/// `pck_chain`: the machine's own certificates, leaf first.
-pub(crate) fn check(collateral: &QuoteCollateral, pck_chain: &[Vec<u8>], anchor: &Anchor) -> Result<(), (Fault, String)> {
+/// `pck_chain`: reads the machine's own certificates, leaf first; only asked where anybody's root is trusted.
+pub(crate) fn check(collateral: &QuoteCollateral, pck_chain: impl Fn() -> Vec<Vec<u8>>, anchor: &Anchor) -> Result<(), (Fault, String)> {
     let (tcb_info, qe_identity) = (&collateral.tcb_info_issuer_chain, &collateral.qe_identity_issuer_chain);
-    check_chain("TCB information", tcb_info, pck_chain, anchor)?;
+    check_chain("TCB information", tcb_info, &pck_chain, anchor)?;
     if tcb_info == qe_identity {
         return Ok(());
     }
-    check_chain("quoting enclave identity", qe_identity, pck_chain, anchor)
+    check_chain("quoting enclave identity", qe_identity, &pck_chain, anchor)
 }
 
-fn check_chain(papers: &str, pem: &str, pck_chain: &[Vec<u8>], anchor: &Anchor) -> Result<(), (Fault, String)> {
+fn check_chain(papers: &str, pem: &str, pck_chain: impl Fn() -> Vec<Vec<u8>>, anchor: &Anchor) -> Result<(), (Fault, String)> {
     let chain = certificates_of_pem(pem.as_bytes()).map_err(|reason| (Fault::Malformed, format!("issuers of {papers}: {reason}")))?;
     let invalid = |why: &str| Err((Fault::Invalid, format!("the signer of {papers} {why}")));
     let Some((signer, issuers)) = chain.split_first() else { return Err((Fault::Missing, format!("there is no signer of {papers}"))) };
@@ -34,6 +34,7 @@ fn check_chain(papers: &str, pem: &str, pck_chain: &[Vec<u8>], anchor: &Anchor) 
     if anchor.kind().is_built_in() {
         return if between.next().is_some() { invalid("must be issued directly by the root CA") } else { Ok(()) };
     }
+    let pck_chain = pck_chain();
     let of_machines: Vec<_> = pck_chain.iter().skip(1).filter(|der| der.as_slice() != anchor.der()).map(|der| key_of(der)).collect();
     if between.any(|der| of_machines.contains(&key_of(der))) {
         return invalid("stands under the authority that certifies machines");
@@ -61,7 +62,7 @@ mod tests {
     fn machine() -> (String, Vec<Vec<u8>>) {
         let at = QUOTE.windows(11).position(|window| window == b"-----BEGIN ").unwrap();
         let pem = String::from_utf8_lossy(&QUOTE[at..]).trim_end_matches('\0').to_owned();
-        (pem, UnverifiedQuote::parse(QUOTE).unwrap().pck_chain().unwrap())
+        (pem, UnverifiedQuote::parse(QUOTE).unwrap().pck_chain().unwrap().to_vec())
     }
 
     fn anchor(root: Option<&[u8]>) -> Anchor {
@@ -80,8 +81,8 @@ mod tests {
         let chain = issuers(&collateral.tcb_info_issuer_chain, &pem);
         let both = QuoteCollateral { tcb_info_issuer_chain: chain.clone(), qe_identity_issuer_chain: chain.clone(), ..collateral.clone() };
         let identity = QuoteCollateral { qe_identity_issuer_chain: chain, ..collateral };
-        let both = check(&both, &machine, &anchor(root)).map_err(|(_, why)| why);
-        assert!(both.is_ok() || check(&identity, &machine, &anchor(root)).is_err(), "the identity's signer is checked as well");
+        let both = check(&both, || machine.clone(), &anchor(root)).map_err(|(_, why)| why);
+        assert!(both.is_ok() || check(&identity, || machine.clone(), &anchor(root)).is_err(), "the identity's signer is checked as well");
         both
     }
 

@@ -115,7 +115,7 @@ fn kinds_of_quotes_are_told_apart() {
     let mut version_4 = sgx.clone();
     version_4[0] = 4;
     assert!(UnverifiedSgxQuote::parse(&version_4).is_err());
-    assert_eq!(UnverifiedSgxQuote::parse(&sgx).unwrap().fmspc().unwrap().len(), 6);
+    assert_eq!(UnverifiedSgxQuote::parse(&sgx).unwrap().pck_chain().unwrap().fmspc().unwrap().len(), 6);
 }
 
 #[test]

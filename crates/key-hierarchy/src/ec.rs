@@ -1,6 +1,6 @@
 //! Private keys on the two curves.
 
-use std::fmt;
+use std::{fmt, sync::OnceLock};
 
 use aws_lc_rs::agreement::{self, ECDH_P256};
 use k256::ecdsa::SigningKey;
@@ -106,33 +106,41 @@ impl fmt::Debug for P256Key {
 }
 
 /// A secp256k1 private key: the signing root and the keys of applications.
-pub struct K256Key(SigningKey);
+pub struct K256Key {
+    secret: k256::SecretKey,
+    /// With the public key, which costs more than the rest of a derivation and is not always asked for.
+    signing: OnceLock<SigningKey>,
+}
 
 impl K256Key {
     /// A random key.
     #[must_use]
     pub fn generate(rng: &mut impl CryptoRngCore) -> Self {
-        Self(SigningKey::random(rng))
+        Self::of(k256::SecretKey::random(rng))
+    }
+
+    fn of(secret: k256::SecretKey) -> Self {
+        Self { secret, signing: OnceLock::new() }
     }
 
     /// From the big-endian scalar.
     ///
     /// Errors: zero, or not below the group order.
     pub fn from_scalar(scalar: &Secret<32>) -> Result<Self, InvalidKey> {
-        SigningKey::from_slice(scalar.expose()).map(Self).map_err(|_| K256)
+        k256::SecretKey::from_slice(scalar.expose()).map(Self::of).map_err(|_| K256)
     }
 
     /// The big-endian scalar.
     #[must_use]
     pub fn scalar(&self) -> Secret<32> {
-        Secret::new(self.0.to_bytes().into())
+        Secret::new(self.secret.to_bytes().into())
     }
 
     /// Compressed SEC1 public key.
     #[must_use]
     pub fn public_key(&self) -> [u8; 33] {
         let mut key = [0; 33];
-        key.copy_from_slice(self.0.verifying_key().to_encoded_point(true).as_bytes());
+        key.copy_from_slice(self.signing_key().verifying_key().to_encoded_point(true).as_bytes());
         key
     }
 
@@ -140,7 +148,7 @@ impl K256Key {
     ///
     /// Errors: none in practice; the signer's are passed on.
     pub fn sign_digest(&self, digest: &[u8; 32]) -> Result<RecoverableSignature, InvalidKey> {
-        let (signature, recovery) = self.0.sign_prehash_recoverable(digest).map_err(|_| K256)?;
+        let (signature, recovery) = self.signing_key().sign_prehash_recoverable(digest).map_err(|_| K256)?;
         let mut bytes = [0; 65];
         let (rs, id) = bytes.split_at_mut(64);
         rs.copy_from_slice(&signature.to_bytes());
@@ -150,7 +158,7 @@ impl K256Key {
 
     /// The signing key of the `k256` crate, for other signature forms.
     pub(crate) fn signing_key(&self) -> &SigningKey {
-        &self.0
+        self.signing.get_or_init(|| SigningKey::from(&self.secret))
     }
 }
 

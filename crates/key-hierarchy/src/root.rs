@@ -4,7 +4,7 @@ use dstack_manifest::{AppId, InstanceId};
 use rand_core::CryptoRngCore;
 
 use crate::{
-    AppKeys, EnvSecret, Secret,
+    EnvSecret, Secret,
     ec::{InvalidKey, K256Key, P256Key},
     kdf::{derive_dh_secret, derive_key, derive_p256},
     signature::{RecoverableSignature, app_key_digest, env_key_digest, env_key_digest_v1},
@@ -50,13 +50,18 @@ impl RootKeys {
         derive_dh_secret(&self.ca.scalar(), &[app_id.as_bytes(), b"env-encrypt-key"]).map(EnvSecret::new)
     }
 
-    /// An app's secp256k1 key and the root's signature over its public key. Source: SPEC.md §2, §3.
+    /// An app's secp256k1 key. Source: SPEC.md §2.
     ///
     /// Errors: as [`derive_p256`], on the other curve.
-    pub fn app_k256_key(&self, app_id: &AppId) -> Result<(K256Key, RecoverableSignature), InvalidKey> {
-        let key = K256Key::from_scalar(&derive_key(&self.k256.scalar(), &[app_id.as_bytes(), b"app-key"]))?;
-        let signature = self.k256.sign_digest(&app_key_digest(app_id, &key.public_key()))?;
-        Ok((key, signature))
+    pub fn app_k256_key(&self, app_id: &AppId) -> Result<K256Key, InvalidKey> {
+        K256Key::from_scalar(&derive_key(&self.k256.scalar(), &[app_id.as_bytes(), b"app-key"]))
+    }
+
+    /// Signs an app's secp256k1 public key; always the same bytes. Source: SPEC.md §3.
+    ///
+    /// Errors: none in practice; the signer's are passed on.
+    pub fn sign_app_key(&self, app_id: &AppId, key: &K256Key) -> Result<RecoverableSignature, InvalidKey> {
+        self.k256.sign_digest(&app_key_digest(app_id, &key.public_key()))
     }
 
     /// Ed25519 seed that signs the checkpoints of the release log `log_id`. Each log has its own: two replicas with one root never
@@ -72,20 +77,7 @@ impl RootKeys {
         derive_key(&self.k256.scalar(), &[b"dstack/v1/kms-nonce/hkdf-sha256"])
     }
 
-    /// Everything one instance of an app receives.
-    ///
-    /// Errors: as [`derive_p256`].
-    pub fn app_keys(&self, app_id: &AppId, instance_id: &InstanceId) -> Result<AppKeys, InvalidKey> {
-        let (k256, signature) = self.app_k256_key(app_id)?;
-        Ok(AppKeys {
-            disk_crypt_key: self.disk_key(app_id, instance_id)?,
-            env_crypt_key: Some(self.env_key(app_id)?),
-            k256_key: k256,
-            k256_signature: Some(signature),
-        })
-    }
-
-    /// Signs an app's environment public key without a time, for older clients. Source: SPEC.md §3.
+    /// Signs an app's environment public key without a time, for older clients; always the same bytes. Source: SPEC.md §3.
     ///
     /// Errors: none in practice; the signer's are passed on.
     pub fn sign_env_key(&self, app_id: &AppId, public_key: &[u8; 32]) -> Result<RecoverableSignature, InvalidKey> {

@@ -88,7 +88,8 @@ fn kms_derives_the_app_k256_key() {
     let root =
         RootKeys { ca: P256Key::from_scalar(&Secret::new([1; 32])).unwrap(), k256: K256Key::from_scalar(&secret(&v, "root")).unwrap() };
 
-    let (key, signature) = root.app_k256_key(&app_id(&v)).unwrap();
+    let key = root.app_k256_key(&app_id(&v)).unwrap();
+    let signature = root.sign_app_key(&app_id(&v), &key).unwrap();
 
     assert_eq!(key.scalar(), secret(&v, "key"));
     assert!(verify_app_key(&app_id(&v), &key.public_key(), &signature, &root.k256.public_key()));
@@ -185,16 +186,12 @@ fn disk_key_is_per_instance_and_all_others_per_app() {
     let root =
         RootKeys { ca: P256Key::from_scalar(&Secret::new([3; 32])).unwrap(), k256: K256Key::from_scalar(&Secret::new([4; 32])).unwrap() };
     let app = AppId::new([5; 20]);
-    let one = root.app_keys(&app, &InstanceId::derive(&[1; 20], &app)).unwrap();
-    let two = root.app_keys(&app, &InstanceId::derive(&[2; 20], &app)).unwrap();
+    let (one, two) = (InstanceId::derive(&[1; 20], &app), InstanceId::derive(&[2; 20], &app));
+    let other = AppId::new([6; 20]);
 
-    assert_ne!(one.disk_crypt_key, two.disk_crypt_key);
-    assert_eq!(one.env_crypt_key, two.env_crypt_key);
-    assert_eq!(one.k256_key.scalar(), two.k256_key.scalar());
-
-    let other = root.app_keys(&AppId::new([6; 20]), &InstanceId::NONE).unwrap();
-    assert_ne!(one.env_crypt_key, other.env_crypt_key);
-    assert_ne!(one.k256_key.scalar(), other.k256_key.scalar());
+    assert_ne!(root.disk_key(&app, &one).unwrap(), root.disk_key(&app, &two).unwrap());
+    assert_ne!(root.env_key(&app).unwrap(), root.env_key(&other).unwrap());
+    assert_ne!(root.app_k256_key(&app).unwrap().scalar(), root.app_k256_key(&other).unwrap().scalar());
 }
 
 /// The example of SPEC.md §6, so that the text stays true.
@@ -206,17 +203,16 @@ fn worked_example_of_the_specification() {
     };
     let app: AppId = "5bb4ff9a3837357f19dc176407a5709c62eb6c56".parse().unwrap();
     let instance: InstanceId = "00112233445566778899aabbccddeeff00112233".parse().unwrap();
-    let keys = root.app_keys(&app, &instance).unwrap();
-    let env = keys.env_crypt_key.as_ref().unwrap();
+    let (env, k256) = (root.env_key(&app).unwrap(), root.app_k256_key(&app).unwrap());
     let lines = [
         ("app CA scalar", root.app_ca_key(&app).unwrap().scalar().to_hex().to_string()),
-        ("disk key", keys.disk_crypt_key.to_hex().to_string()),
+        ("disk key", root.disk_key(&app, &instance).unwrap().to_hex().to_string()),
         ("disk key, no instance id", root.disk_key(&app, &InstanceId::NONE).unwrap().to_hex().to_string()),
         ("env key", env.secret().to_hex().to_string()),
         ("env public key", hex::encode(env.public_key())),
-        ("app k256 key", keys.k256_key.scalar().to_hex().to_string()),
-        ("app k256 public key", hex::encode(keys.k256_key.public_key())),
-        ("k256 signature", hex::encode(keys.k256_signature.unwrap())),
+        ("app k256 key", k256.scalar().to_hex().to_string()),
+        ("app k256 public key", hex::encode(k256.public_key())),
+        ("k256 signature", hex::encode(root.sign_app_key(&app, &k256).unwrap())),
         ("env signature", hex::encode(root.sign_env_key(&app, &env.public_key()).unwrap())),
         ("env signature_v1", hex::encode(root.sign_env_key_v1(&app, 1_700_000_000, &env.public_key()).unwrap())),
     ];

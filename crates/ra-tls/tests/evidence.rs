@@ -83,7 +83,7 @@ async fn nothing_is_fetched_for_platforms_that_no_trusted_root_vouches_for() {
     let foreign_chain = bed::replace_chain(&quote, &UnverifiedQuote::parse(&Guest::new(&stranger).quote).unwrap().pck_chain().unwrap());
     assert!(matches!(refused(&foreign_chain).await, FetchError::Platform(PlatformError::OtherRoot)));
     for position in [0, 1] {
-        let mut broken = chain.clone();
+        let mut broken = chain.to_vec();
         let signature = broken[position].len() - 10;
         broken[position][signature] ^= 1;
         let error = refused(&bed::replace_chain(&quote, &broken)).await;

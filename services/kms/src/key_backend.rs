@@ -1,13 +1,20 @@
 //! Who makes keys. Today one process that has the whole root; a backend that shares the root among several machines, none of which has it,
 //! answers the same questions later, which is why they are asked of a trait and may take time.
 
-use std::sync::{PoisonError, RwLock};
+use std::{
+    num::NonZeroUsize,
+    sync::{Mutex, PoisonError, RwLock},
+};
 
 use dstack_key_hierarchy::{
     AppKeys, EnvPublicKey, Epochs, InvalidKey, P256Key, RecoverableSignature, RootKeys, SeparatedKeys, separated_app_key_digest,
     separated_env_key_digest,
 };
 use dstack_manifest::{AppId, InstanceId};
+use lru::LruCache;
+
+/// Apps whose signatures are remembered, in each of the two memories.
+const REMEMBERED_APPS: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
 /// Why a key is not made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -64,15 +71,56 @@ pub(crate) trait KeyBackend: Send + Sync {
     ) -> impl Future<Output = Result<SignedEnvKey, KeyBackendError>> + Send;
 }
 
+/// Signatures over something of an app that never changes.
+struct AppSignatures(Mutex<LruCache<AppId, RecoverableSignature>>);
+
+impl AppSignatures {
+    fn of(
+        &self,
+        app_id: &AppId,
+        sign: impl FnOnce() -> Result<RecoverableSignature, InvalidKey>,
+    ) -> Result<RecoverableSignature, InvalidKey> {
+        if let Some(signature) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(app_id) {
+            return Ok(*signature);
+        }
+        let signature = sign()?;
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).put(*app_id, signature);
+        Ok(signature)
+    }
+}
+
+impl Default for AppSignatures {
+    fn default() -> Self {
+        Self(Mutex::new(LruCache::new(REMEMBERED_APPS)))
+    }
+}
+
+/// What a root signed for its apps and would sign again with the same bytes. Nothing in it is secret.
+///
+/// Everybody may ask for an environment key, only attested apps for an app key: apart, so that strangers push out nobody else's.
+#[derive(Default)]
+pub(crate) struct SignedKeys {
+    app_keys: AppSignatures,
+    env_keys: AppSignatures,
+}
+
 /// The whole root in this process.
 pub(crate) struct WholeRoot<'a> {
     pub(crate) root: &'a RootKeys,
     pub(crate) epochs: &'a RwLock<Epochs>,
+    pub(crate) signed: &'a SignedKeys,
 }
 
 impl KeyBackend for WholeRoot<'_> {
     async fn app_keys(&self, app_id: &AppId, instance_id: &InstanceId) -> Result<AppKeys, KeyBackendError> {
-        Ok(self.root.app_keys(app_id, instance_id)?)
+        let k256_key = self.root.app_k256_key(app_id)?;
+        let k256_signature = self.signed.app_keys.of(app_id, || self.root.sign_app_key(app_id, &k256_key))?;
+        Ok(AppKeys {
+            disk_crypt_key: self.root.disk_key(app_id, instance_id)?,
+            env_crypt_key: Some(self.root.env_key(app_id)?),
+            k256_key,
+            k256_signature: Some(k256_signature),
+        })
     }
 
     async fn app_ca_key(&self, app_id: &AppId) -> Result<P256Key, KeyBackendError> {
@@ -83,7 +131,7 @@ impl KeyBackend for WholeRoot<'_> {
         let public_key = self.root.env_key(app_id)?.public_key();
         Ok(SignedEnvKey {
             public_key,
-            signature: Some(self.root.sign_env_key(app_id, &public_key)?),
+            signature: Some(self.signed.env_keys.of(app_id, || self.root.sign_env_key(app_id, &public_key))?),
             timed_signature: self.root.sign_env_key_v1(app_id, now, &public_key)?,
             epoch: 0,
         })

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::{
-    key_backend::WholeRoot,
+    key_backend::{SignedKeys, WholeRoot},
     sealing::{OpenError, Vault},
 };
 
@@ -191,6 +191,7 @@ pub(crate) struct KeyStore {
     pub(crate) domain: Option<String>,
     /// Read once; changed with the file.
     pub(crate) epochs: RwLock<Epochs>,
+    signed: SignedKeys,
 }
 
 impl KeyStore {
@@ -214,6 +215,7 @@ impl KeyStore {
             domain: dir.join(RPC_DOMAIN).exists().then(|| read_text(dir, RPC_DOMAIN)).transpose()?,
             epochs: RwLock::new(read_epochs(dir, vault, &ca)?),
             keys: RootKeys { ca, k256 },
+            signed: SignedKeys::default(),
         };
         store.check_bootstrap_info(dir)?;
         Ok(Some(store))
@@ -221,7 +223,7 @@ impl KeyStore {
 
     /// Who makes keys from these.
     pub(crate) fn backend(&self) -> WholeRoot<'_> {
-        WholeRoot { root: &self.keys, epochs: &self.epochs }
+        WholeRoot { root: &self.keys, epochs: &self.epochs, signed: &self.signed }
     }
 
     fn check_bootstrap_info(&self, dir: &Path) -> Result<(), KeyStoreError> {

@@ -65,7 +65,7 @@ impl Platform {
         let no_chain = |error: dstack_attestation::QuoteError| PlatformError::NoChain { reason: error.to_string() };
         let chain = quote.pck_chain().map_err(no_chain)?;
         check_chain(&chain, anchors, now)?;
-        Ok(Self { fmspc: quote.fmspc().map_err(no_chain)?, issuer: quote.pck_issuer().map_err(no_chain)? })
+        Ok(Self { fmspc: chain.fmspc().map_err(no_chain)?, issuer: chain.issuer().map_err(no_chain)? })
     }
 
     /// A platform the caller names, such as an operator.

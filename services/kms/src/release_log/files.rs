@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! id          16 bytes hex: each log has its own key, so two replicas never sign two trees under one name
-//! entries     the log: entry bundles without gaps (SPEC.md of dstack-release-log §3), synced before anybody hears of an entry
+//! entries     the log: entry bundles without gaps (SPEC.md of dstack-release-log §3), synced before anybody hears of an entry; zeros
+//!             behind the last one while the log is open
 //! hashes      tlog-tiles' stored hashes, 32 bytes each; made again at each start
 //! checkpoint  the last signed checkpoint that was written down: what the entries must agree with at the next start
 //! ```
@@ -22,6 +23,8 @@ use rand_core::{OsRng, RngCore as _};
 use super::ReleaseLogError;
 
 pub(super) const HASH_BYTES: u64 = 32;
+/// Zeros are written ahead in such pieces: an entry then lands where the file has blocks, and syncing it writes no metadata.
+const RESERVE_BYTES: u64 = 256 << 10;
 const MAX_NOTE_BYTES: u64 = 1 << 16;
 /// A process that is ending may hold the lock this long.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
@@ -36,6 +39,8 @@ pub(super) struct Files {
     pub(super) entries: Arc<File>,
     pub(super) hashes: Arc<File>,
     pub(super) entries_bytes: u64,
+    /// Length of the file `entries`, zeros included.
+    reserved_bytes: u64,
     pub(super) frontier: Frontier,
     /// Where each bundle begins in `entries`.
     pub(super) bundle_offsets: Vec<u64>,
@@ -60,12 +65,13 @@ impl Files {
             entries: Arc::new(open(dir, "entries")?),
             hashes: Arc::new(open(dir, "hashes")?),
             entries_bytes: 0,
+            reserved_bytes: 0,
             frontier: Frontier::default(),
             bundle_offsets: Vec::new(),
             is_stopped: false,
         };
         files.replay(signed.as_ref())?;
-        files.entries.set_len(files.entries_bytes).map_err(io_error("cutting", &dir.join("entries")))?;
+        files.cut().map_err(io_error("cutting", &dir.join("entries")))?;
         Ok((files, key))
     }
 
@@ -130,10 +136,13 @@ impl Files {
         let records: Vec<Vec<u8>> = entries.iter().filter_map(|entry| encode_record(entry)).collect();
         let mut frontier = self.frontier.clone();
         let appended = frontier.append(entries.iter().map(Vec::as_slice));
-        if let Err(error) = self.write(&records.concat(), &appended) {
-            self.is_stopped |= self.entries.set_len(self.entries_bytes).is_err();
+        let records_bytes = records.concat();
+        self.reserve(records_bytes.len() as u64);
+        if let Err(error) = self.write(&records_bytes, &appended) {
+            self.is_stopped |= self.cut().is_err();
             return Err(error);
         }
+        self.reserved_bytes = self.reserved_bytes.max(self.entries_bytes + records_bytes.len() as u64);
         for (offset, record) in records.iter().enumerate() {
             if (self.frontier.size() + offset as u64).is_multiple_of(BUNDLE_ENTRIES) {
                 self.bundle_offsets.push(self.entries_bytes);
@@ -142,6 +151,26 @@ impl Files {
         }
         self.frontier = frontier;
         Ok(appended)
+    }
+
+    /// Makes room for `bytes` and more. Where there is no room for more, the entry may still find its own.
+    fn reserve(&mut self, bytes: u64) {
+        let end = self.entries_bytes + bytes;
+        if end <= self.reserved_bytes {
+            return;
+        }
+        let zeros = vec![0; usize::try_from(RESERVE_BYTES.max(bytes)).unwrap_or(0)];
+        let from = self.reserved_bytes;
+        self.reserved_bytes = from + zeros.len() as u64;
+        if self.entries.write_all_at(&zeros, from).is_err() {
+            let _the_write_of_the_entry_says_why = self.cut();
+        }
+    }
+
+    /// Takes away what is behind the last entry.
+    pub(super) fn cut(&mut self) -> io::Result<()> {
+        self.reserved_bytes = self.entries_bytes;
+        self.entries.set_len(self.entries_bytes)
     }
 
     fn write(&mut self, records: &[u8], appended: &Appended) -> Result<(), ReleaseLogError> {

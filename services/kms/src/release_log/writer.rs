@@ -161,6 +161,7 @@ impl Writer {
         }
         let note = self.key.sign(self.files.frontier.head());
         self.files.keep_checkpoint(&note);
+        let _zeros_stay_until_the_next_start = self.files.cut();
     }
 
     fn commit(&mut self, batch: Vec<Append>) {

@@ -22,7 +22,34 @@ fn filled(dir: &Path, count: u64, signed: u64) -> Frontier {
             files.keep_checkpoint(&key.sign(files.frontier.head()));
         }
     }
+    files.cut().unwrap();
     files.frontier
+}
+
+#[test]
+fn entries_land_where_the_file_has_room_already() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut files, _) = open_in(directory.path()).unwrap();
+    let length = |files: &Files| files.entries.metadata().unwrap().len();
+    files.append(&[entry(0)]).unwrap();
+    let reserved = length(&files);
+
+    let mut count = 1;
+    while files.entries_bytes + 100 < reserved {
+        files.append(&[entry(count)]).unwrap();
+        count += 1;
+        assert_eq!(length(&files), reserved, "after {count} entries");
+    }
+    for _ in 0..10 {
+        files.append(&[entry(count)]).unwrap();
+        count += 1;
+    }
+
+    assert!(length(&files) > reserved, "and more is made when it is used up");
+    drop(files);
+    let (files, _) = open_in(directory.path()).unwrap();
+    assert_eq!(files.frontier.size(), count);
+    assert_eq!(length(&files), files.entries_bytes, "zeros are no entries");
 }
 
 #[test]
