@@ -230,3 +230,6 @@ fn kind(name: &str) -> Option<KeyProviderKind> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

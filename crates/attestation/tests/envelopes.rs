@@ -5,7 +5,7 @@ use dstack_attestation::{
     Attestation, ContentType, Envelope, EnvelopeError, Evidence, EvidenceError, PlatformEvidence, UnverifiedQuote, bound_measurement,
     mr_aggregated, mr_system, report_data, tpm::TpmQuote,
 };
-use dstack_event_log::{EventLog, EventVersion, RuntimeEvent};
+use dstack_event_log::{Event, EventLog, EventVersion, RuntimeEvent};
 use dstack_manifest::VmConfig;
 use proptest::prelude::*;
 
@@ -149,14 +149,29 @@ fn kinds_nobody_knows_are_named_in_the_refusal() {
 }
 
 #[test]
-fn stripped_form_keeps_what_replays_rtmr3() {
-    let attestation = must_attestation();
+fn stripped_form_keeps_the_runtime_events_and_what_no_image_determines() {
+    let mut attestation = must_attestation();
+    let kept = attestation.event_log.iter().filter(|event| event.imr == 3 || event.event_payload == b"ACPI DATA").count();
+    let tables = Event { event_payload: b"ACPI DATA".to_vec(), ..Event::boot(0, 10, &[5; 48], "") };
+    attestation.event_log.splice(0..0, [tables.clone(), Event::boot(0, 4, &[6; 48], ""), Event::boot(1, 4, &[7; 48], "")]);
 
     let stripped = attestation.stripped();
 
-    assert!(stripped.encode().len() < attestation.encode().len() || stripped.event_log.len() <= attestation.event_log.len());
+    assert_eq!((stripped.event_log.len(), &stripped.event_log[0]), (1 + kept, &tables));
+    assert!(stripped.event_log.iter().all(|event| event.digest.is_empty() == (event.imr == 3)));
     let replayed = |attestation: &Attestation| *EventLog::new(attestation.event_log.clone()).unwrap().registers().get(3).unwrap();
     assert_eq!(replayed(&stripped), replayed(&attestation));
+    assert_eq!(Attestation { event_log: attestation.event_log.clone(), ..stripped.clone() }, attestation);
+    assert_eq!(Envelope::from(attestation).stripped(), Envelope::from(stripped));
+}
+
+#[test]
+fn configuration_of_an_snp_guest_may_be_the_vm_config_itself() {
+    let vm_config = |envelope: Envelope, config: &str| Envelope { config: config.to_owned(), ..envelope }.vm_config();
+    let (nested, bare) = (r#"{"vm_config":"inner"}"#, r#"{"cpu_count":1}"#);
+
+    assert_eq!([nested, bare].map(|config| vm_config(must_snp(), config)), ["inner", bare]);
+    assert_eq!([nested, bare].map(|config| vm_config(Envelope::from(must_attestation()), config)), ["inner", ""]);
 }
 
 #[test]

@@ -84,6 +84,15 @@ fn documents_that_are_no_policy_are_refused() {
 }
 
 #[test]
+fn each_rule_has_its_words() {
+    let policy = |text: &str| Policy::from_toml(&format!("version = 1\n{text}")).unwrap();
+
+    assert_eq!(["refuse", "report"].map(|word| policy(&format!("debug = \"{word}\"")).debug), [DebugRule::Refused, DebugRule::Reported]);
+    let signers = ["intel", "endorsed"].map(|word| policy(&format!("[tdx]\nmr_signer_seam = \"{word}\"")).mr_signer_seam);
+    assert_eq!(signers, [ModuleRule::Intel, ModuleRule::Endorsed]);
+}
+
+#[test]
 fn zero_is_no_service_td() {
     let policy = |value: &str| Policy::from_toml(&format!("version = 1\n[tdx]\nservice_tds = [\"{value}\"]"));
 

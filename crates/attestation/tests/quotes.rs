@@ -140,11 +140,13 @@ fn zero_padding_is_tolerated_and_other_bytes_are_not() {
 
 #[test]
 fn quote_names_the_collateral_it_needs() {
-    let chain = UnverifiedQuote::parse(&up_to_date().quote()).unwrap().pck_chain().unwrap();
+    let case = up_to_date();
 
-    assert_eq!(hex::encode(chain.fmspc().unwrap()).len(), 12);
-    assert_eq!(chain.issuer().unwrap().as_str(), "platform");
-    assert_eq!(chain.len(), 3);
+    let chain = UnverifiedQuote::parse(&case.quote()).unwrap().pck_chain().unwrap();
+
+    let named = format!("collateral/{}-tdx-{}-", hex::encode(chain.fmspc().unwrap()), chain.issuer().unwrap().as_str());
+    assert!(case.collateral.starts_with(&named), "{named}");
+    assert_eq!((chain.len(), chain.last().unwrap().as_slice()), (3, include_bytes!("../roots/intel-sgx-root-ca.der").as_slice()));
 }
 
 #[test]

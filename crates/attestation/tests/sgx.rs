@@ -112,10 +112,23 @@ fn kinds_of_quotes_are_told_apart() {
     let sgx = must_accepted().quote();
 
     assert!(matches!(UnverifiedQuote::parse(&sgx).unwrap_err(), QuoteError::OtherKind { version: 3, tee_type: 0, expected: "TDX" }));
-    let mut version_4 = sgx.clone();
-    version_4[0] = 4;
-    assert!(UnverifiedSgxQuote::parse(&version_4).is_err());
-    assert_eq!(UnverifiedSgxQuote::parse(&sgx).unwrap().pck_chain().unwrap().fmspc().unwrap().len(), 6);
+    // Headers and reports of one kind before the signatures of the other: all of it decodes.
+    let tdx = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/testdata/tdx/quotes/f1c8503301126c30.bin")).unwrap();
+    let sgx_of_version_4 = [&tdx[..4], &[0; 4], &tdx[8..48], &sgx[48..432], &tdx[632..]].concat();
+    let error = UnverifiedSgxQuote::parse(&sgx_of_version_4).unwrap_err();
+    assert_eq!(error, QuoteError::OtherKind { version: 4, tee_type: 0, expected: "SGX version 3" });
+    assert!(UnverifiedSgxQuote::parse(&tdx).is_err());
+}
+
+#[test]
+fn quote_names_the_collateral_it_needs() {
+    for case in cases().into_iter().filter(|case| case.verdict == "accept") {
+        let chain = UnverifiedSgxQuote::parse(&case.quote()).unwrap().pck_chain().unwrap();
+
+        let named = format!("collateral/{}-sgx-{}-", hex::encode(chain.fmspc().unwrap()), chain.issuer().unwrap().as_str());
+        assert!(case.collateral.starts_with(&named), "{}: {named}", case.id);
+        assert_eq!(chain.last().unwrap(), include_bytes!("../roots/intel-sgx-root-ca.der"));
+    }
 }
 
 #[test]

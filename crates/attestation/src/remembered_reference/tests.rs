@@ -19,6 +19,10 @@ impl ImageReference for Counted {
         mrtd[..8].copy_from_slice(&computation.to_be_bytes());
         Ok(LaunchRegisters { mrtd, rtmr: [[0; 48]; 3] })
     }
+
+    fn expected_by_hash(&self, hash: &OsImageHash, _: &VmConfig, _: AcpiSource) -> Option<Result<LaunchRegisters, String>> {
+        (*hash == OsImageHash::new([5; 32])).then(|| Err("by hash".to_owned()))
+    }
 }
 
 fn image(kernel: u8) -> ImageMeasurement {
@@ -92,4 +96,12 @@ fn holds_a_bounded_number() {
         remembered.expected(&image(1), &config(cpus), AcpiSource::SoftwareTee).unwrap();
     }
     assert_eq!(remembered.known().len(), CAPACITY);
+}
+
+#[test]
+fn images_without_document_are_left_to_the_reference() {
+    let by_hash = |byte| remembered().expected_by_hash(&OsImageHash::new([byte; 32]), &config(2), AcpiSource::SoftwareTee);
+
+    assert_eq!(by_hash(5).map(Result::err), Some(Some("by hash".to_owned())));
+    assert!(by_hash(6).is_none());
 }

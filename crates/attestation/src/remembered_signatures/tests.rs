@@ -76,3 +76,14 @@ fn holds_a_bounded_number_and_keeps_what_is_used() {
     let held = remembered.held();
     assert!(held.young.len() + held.old.len() <= 2 * GENERATION);
 }
+
+#[test]
+fn holds_a_whole_generation_at_least() {
+    let (counted, remembered) = remembered();
+    for _ in 0..2 {
+        for guest in 0..GENERATION {
+            remembered.verify_signature(b"guest", &guest.to_be_bytes(), b"valid").unwrap();
+        }
+    }
+    assert_eq!(asked(counted), GENERATION);
+}

@@ -43,6 +43,7 @@ fn the_example_token_of_veraison_holds() {
     assert_eq!(platform.fact("component0"), Some(component));
     assert_eq!(verified.platform_claims().components.len(), 4);
     assert!(platform.not_checked().iter().any(|missed| missed.link == Link::Endorsements));
+    assert!(platform.passed().iter().any(|passed| passed.found == "platform ES384, realm ES384"));
 }
 
 #[test]
@@ -191,8 +192,11 @@ fn rejects_certificates_of_chips_out_of_their_dates_and_other_roots() {
     let anchors = trusting(Vendor::Arm, &chip.key.der);
     let at_time = |now| at(now, &anchors, |context| ArmCca.verify(&token, context)).unwrap_err().fault;
 
-    assert_eq!(at_time(1_800_000_000), Fault::Expired);
-    assert_eq!(at_time(1_700_000_000), Fault::NotYetValid);
+    assert_eq!(at_time(1_798_761_601), Fault::Expired);
+    assert_eq!(at_time(1_735_689_599), Fault::NotYetValid);
+    for now in [1_735_689_600, 1_798_761_600] {
+        assert!(at(now, &anchors, |context| ArmCca.verify(&token, context)).is_ok(), "{now}");
+    }
     assert_eq!(fault_of(verify(&token, &[0x30, 0])), (Link::CertificateChain, Fault::Malformed));
     let trailing = [chip.key.der.as_slice(), &[0]].concat();
     assert_eq!(fault_of(verify(&token, &trailing)), (Link::CertificateChain, Fault::Malformed));
@@ -356,7 +360,18 @@ fn only_a_secured_chip_keeps_debuggers_out() {
     for state in [0, 0x2fff, 0x3100, 0x4000, 0x5000, 0x6000] {
         assert_eq!(debug(state), Some(true), "{state:#x}");
     }
-    assert_eq!(Lifecycle(0x4001).to_string(), "debug of other parts than the platform");
+    let states = [
+        "unknown",
+        "assembly and test",
+        "provisioning of the root of trust",
+        "secured",
+        "debug of other parts than the platform",
+        "recoverable debug of the platform",
+        "decommissioned",
+    ];
+    for (state, words) in (0x0001..).step_by(0x1000).zip(states) {
+        assert_eq!(Lifecycle(state).to_string(), words);
+    }
     assert_eq!(Lifecycle(0x7000).to_string(), "undefined state 0x7000");
 }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "tests panic on purpose")]
 
 mod cca;
+mod chains;
 mod gpu;
 mod images;
 mod nitro;

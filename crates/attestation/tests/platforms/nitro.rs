@@ -100,6 +100,7 @@ fn rejects_the_document_of_an_enclave_as_that_of_an_instance() {
     let refusal = at(time, &TrustAnchors::hardware(), |context| NitroTpm.verify(&bytes, context)).unwrap_err();
 
     assert_eq!((refusal.platform, refusal.link, refusal.fault), (Platform::NitroTpm, Link::Format, Fault::Malformed));
+    assert_eq!(refusal.detail, "the document is of an enclave");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use ciborium::{Value, cbor};
 use coset::{CborSerializable as _, CoseSign1, CoseSign1Builder, HeaderBuilder, TaggedCborSerializable as _, iana};
 use dstack_attestation::{
-    Fault, Link, Refusal, Vendor,
+    Fault, Link, Refusal, TrustAnchors, Vendor,
     nitro::{NitroEnclave, NitroTpm, VerifiedDocument},
 };
 use rcgen::{BasicConstraints, CertificateParams, CustomExtension, IsCa, KeyUsagePurpose, date_time_ymd};
@@ -196,6 +196,9 @@ fn rejects_the_registers_of_both_kinds() {
     assert_eq!(fault_of(cloud.verify(&fields)), (Link::Format, Fault::Malformed));
     assert_eq!(fault_of(cloud.verify(&cloud.fields("nitrotpm_pcrs", &[(4, [1; 48])]))), (Link::Format, Fault::Malformed));
     assert_eq!(fault_of(cloud.verify_instance(&enclave(&cloud))), (Link::Format, Fault::Malformed));
+    let kind = |verified: VerifiedDocument| verified.platform().passed()[0].found.clone();
+    assert!(kind(cloud.verify(&enclave(&cloud)).unwrap()).starts_with("document of enclave i-"));
+    assert!(kind(cloud.verify_instance(&cloud.fields("nitrotpm_pcrs", &[(4, [1; 48])])).unwrap()).starts_with("document of NitroTPM i-"));
 }
 
 #[test]
@@ -318,6 +321,12 @@ fn rejects_chains_with_a_gap_or_a_stranger() {
     assert_eq!(fault_of(with(garbage)), (Link::CertificateChain, Fault::Malformed));
     let trailing = Value::Array(vec![Value::from([cloud.zone.der.as_slice(), &[0]].concat())]);
     assert_eq!(fault_of(with(trailing)), (Link::CertificateChain, Fault::Malformed));
+    let nobody = TrustAnchors::hardware().replace(Vendor::Aws, []).unwrap();
+    let mut fields = enclave(&cloud);
+    set(&mut fields, "cabundle", bundle(&[&cloud.zone]));
+    let document = cloud.sign(&fields).to_vec().unwrap();
+    let untrusted = at(NOW, &nobody, |context| NitroEnclave.verify_document(&document, context));
+    assert_eq!(fault_of(untrusted), (Link::CertificateChain, Fault::OtherRoot), "there is no root at all");
 }
 
 #[test]

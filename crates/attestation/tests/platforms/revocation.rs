@@ -116,6 +116,11 @@ fn rejects_lists_out_of_their_dates() {
 
     assert_eq!(with(|list| list.next_update = date_time_ymd(2026, 1, 14)), (Link::Revocation, Fault::Expired));
     assert_eq!(with(|list| list.this_update = date_time_ymd(2026, 1, 16)), (Link::Revocation, Fault::NotYetValid));
+    let first: fn(&mut CertificateRevocationListParams) = |list| list.this_update = date_time_ymd(2026, 1, 15);
+    let last: fn(&mut CertificateRevocationListParams) = |list| list.next_update = date_time_ymd(2026, 1, 15);
+    for second in [first, last] {
+        assert!(cloud.verify(vec![list(&cloud.authority, &[], second)]).is_ok());
+    }
 }
 
 #[test]
@@ -144,7 +149,8 @@ fn ignores_lists_of_strangers_and_rejects_what_is_no_list() {
     assert!(cloud.verify(vec![list(&stranger, &[5], |_| ())]).is_ok());
     assert_eq!(cloud.fault(vec![[genuine.as_slice(), &[0]].concat()]), (Link::Revocation, Fault::Malformed));
     assert_eq!(cloud.fault(vec![genuine[..genuine.len() - 1].to_vec()]), (Link::Revocation, Fault::Malformed));
-    assert_eq!(cloud.fault(vec![vec![0x30; (1 << 20) + 1]]), (Link::Revocation, Fault::Malformed));
+    let is_too_long = |length: usize| cloud.verify(vec![vec![0x30; length]]).unwrap_err().detail.contains("at most 1048576 are read");
+    assert_eq!([1 << 20, (1 << 20) + 1, (1 << 20) + 2].map(is_too_long), [false, true, true]);
     assert!(cloud.verify(vec![genuine.clone(); 32]).is_ok());
     assert_eq!(cloud.fault(vec![genuine; 33]), (Link::Revocation, Fault::Malformed));
 }

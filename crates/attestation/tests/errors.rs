@@ -1,0 +1,83 @@
+//! What a reader of a refusal is told: a stable code, and what to do.
+#![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
+
+use dstack_api::UserFacing as _;
+use dstack_attestation::{
+    Check, CheckReport, Fault, ImageBindingError, Link, Platform, Reason, TcbStatus, TdAttributeFault, VerifyError,
+    sev_snp::{GuestFault, HostDataError, LaunchMismatch},
+};
+use dstack_manifest::{ComposeHash, OsImageHash};
+
+fn error(check: Check, reason: Reason) -> VerifyError {
+    VerifyError { check, reason: Box::new(reason), report: Box::new(CheckReport::default()), anchor: None }
+}
+
+fn signature(fault: Fault) -> Reason {
+    Reason::Signature { link: Link::CertificateChain, fault, detail: String::new() }
+}
+
+#[test]
+fn codes_are_the_names_of_the_checks() {
+    use Check::*;
+    let checks = [
+        QuoteFormat,
+        QuoteSignature,
+        TdAttributes,
+        Debug,
+        Platform,
+        TcbPolicy,
+        Freshness,
+        ReportData,
+        RuntimeLog,
+        BootLog,
+        Identity,
+        MrConfigId,
+        GuestPolicy,
+        HostData,
+        OsImage,
+        OsImageEvent,
+    ];
+    for check in checks {
+        assert_eq!(error(check, Reason::ReportData).code(), format!("attestation/{check}"));
+    }
+}
+
+#[test]
+fn each_cause_has_its_remedy() {
+    let os_image_hash = OsImageHash::new([1; 32]);
+    let app_compose = Reason::AppCompose { got: ComposeHash::new([1; 32]), measured: None };
+    let remedies = [
+        (signature(Fault::Expired), "this machine's clock"),
+        (signature(Fault::NotYetValid), "this machine's clock"),
+        (signature(Fault::OtherRoot), "[danger]"),
+        (signature(Fault::UnknownTcb), "update the platform's firmware"),
+        (Reason::TcbStatus { status: TcbStatus::OutOfDate }, "update the platform's firmware"),
+        (Reason::Advisory { advisory: "INTEL-SA-1".to_owned() }, "update the platform's firmware"),
+        (signature(Fault::OtherPlatform), "the collateral of the platform in the quote"),
+        (Reason::CollateralAge { age: 2, maximum: 1 }, "fetch the collateral again"),
+        (Reason::EvidenceAge { age: 2, maximum: 1 }, "fresh evidence"),
+        (Reason::EvidenceFromFuture { ahead: 1 }, "fresh evidence"),
+        (Reason::NoTcbStatus { platform: Platform::Tpm }, "in the policy"),
+        (Reason::TcbEvaluationNumber { number: 1, minimum: 2 }, "in the policy"),
+        (Reason::Platform { platform: Platform::Tpm }, "in the policy"),
+        (Reason::Machine { id: None }, "in the policy"),
+        (Reason::ImageNotAllowed { os_image_hash }, "in the policy"),
+        (Reason::Debug, "without debug mode"),
+        (TdAttributeFault::Debug.into(), "with SEPT_VE_DISABLE"),
+        (GuestFault::Debug.into(), "at privilege level 0"),
+        (HostDataError::NotSet.into(), "send the mr_config document"),
+        (LaunchMismatch::NoImageHash.into(), "a measurement document for SEV-SNP"),
+        (Reason::ReportData, "over your own challenge"),
+        (Reason::VmConfig { reason: String::new() }, "a measurement document"),
+        (Reason::ImageBinding(ImageBindingError::NoImageHash), "a measurement document"),
+        (Reason::AcpiTables { why: "" }, "accept unchecked ACPI tables"),
+        (Reason::ImageReference { os_image_hash, reason: String::new() }, "QEMU version that can be measured"),
+        (app_compose, "the application's owner"),
+        (signature(Fault::Invalid), "do not trust the machine"),
+        (Reason::MrConfigId, "do not trust the machine"),
+    ];
+    for (reason, words) in remedies {
+        let fix = error(Check::QuoteSignature, reason.clone()).fix();
+        assert!(fix.contains(words), "{reason:?}: {fix}");
+    }
+}
