@@ -3,7 +3,8 @@
 
 use dstack_api::UserFacing as _;
 use dstack_attestation::{
-    Check, CheckReport, Fault, ImageBindingError, Link, Platform, Reason, TcbStatus, TdAttributeFault, VerifyError,
+    Check, CheckReport, Context, Endorsements, Fault, ImageBindingError, Link, Platform, PlatformVerifier, Policy, Reason, Refusal,
+    TcbStatus, TdAttributeFault, TrustAnchors, VerifiedPlatform, Verifier, VerifyError,
     sev_snp::{GuestFault, HostDataError, LaunchMismatch},
 };
 use dstack_manifest::{ComposeHash, OsImageHash};
@@ -40,6 +41,48 @@ fn codes_are_the_names_of_the_checks() {
     for check in checks {
         assert_eq!(error(check, Reason::ReportData).code(), format!("attestation/{check}"));
     }
+}
+
+/// A platform of somebody else, whose verifier refuses everything at one link.
+struct Refusing(Platform, Link);
+
+impl PlatformVerifier for Refusing {
+    type Evidence = [u8];
+
+    fn platform(&self) -> Platform {
+        self.0
+    }
+
+    fn verify(&self, _: &[u8], _: &Context<'_>) -> Result<VerifiedPlatform, Refusal> {
+        Err(Refusal { platform: self.0, link: self.1, fault: Fault::Forbidden, detail: "TD migration is enabled".to_owned() })
+    }
+}
+
+#[test]
+fn each_link_belongs_to_a_check_before_which_others_held() {
+    use Check::{QuoteFormat, QuoteSignature, RuntimeLog};
+    let verifier = Verifier::new(TrustAnchors::hardware(), Policy::report_only());
+    let refused = |platform, link| {
+        let refusing = Refusing(platform, link);
+        let error = verifier.verify_platform(&refusing, &[], &Endorsements::default(), 0, None).unwrap_err();
+        let passed = error.report.checks().iter().map(|(check, _)| *check).collect::<Vec<_>>();
+        (error.check, passed, *error.reason)
+    };
+    let links = [
+        (Link::Format, QuoteFormat, vec![]),
+        (Link::CertificateChain, QuoteSignature, vec![QuoteFormat]),
+        (Link::Tcb, QuoteSignature, vec![QuoteFormat]),
+        (Link::ReportData, Check::ReportData, vec![QuoteFormat]),
+        (Link::EventLog, RuntimeLog, vec![QuoteFormat]),
+        (Link::Attributes, Check::TdAttributes, vec![QuoteFormat, QuoteSignature]),
+    ];
+
+    for (link, check, passed) in links {
+        let (found, held, reason) = refused(Platform::Tpm, link);
+        assert_eq!((found, held), (check, passed), "{link}");
+        assert!(matches!(reason, Reason::Signature { link: named, .. } if named == link), "{link}");
+    }
+    assert_eq!(refused(Platform::Tdx, Link::Attributes).2, TdAttributeFault::Migratable.into());
 }
 
 #[test]

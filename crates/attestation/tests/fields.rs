@@ -245,6 +245,22 @@ fn log_without_its_boot_events_is_reported_as_such() {
 }
 
 #[test]
+fn log_reduced_to_its_acpi_tables_covers_no_boot() {
+    let tables = |imr| Event { event_payload: b"ACPI DATA".to_vec(), ..boot(imr, 4) };
+    let mut bench = Bench::new();
+    bench.events.splice(0..0, [tables(0), tables(1)]);
+    let reduced_to = |kept: fn(&Event) -> bool| {
+        let reduced = bench.verify_quoted(|_| (), |evidence| evidence.event_log.retain(|event| event.imr == 3 || kept(event)));
+        reduced.map_or_else(|error| Err(error.check), |verified| Ok(verified.report().passed(Check::BootLog)))
+    };
+
+    assert_eq!(reduced_to(|event| event.imr == 0 && !event.event_payload.is_empty()), Ok(false), "left to the image");
+    assert_eq!(reduced_to(|event| event.imr == 0 && event.event_payload.is_empty()), Err(Check::BootLog));
+    assert_eq!(reduced_to(|event| event.imr == 1 && !event.event_payload.is_empty()), Err(Check::BootLog));
+    assert_eq!(reduced_to(|_| true), Ok(true));
+}
+
+#[test]
 fn identity_events_of_the_wrong_length() {
     for (index, name) in [(3, "app-id"), (4, "compose-hash"), (5, "instance-id"), (7, "key-provider")] {
         let mut bench = Bench::new();

@@ -77,6 +77,7 @@ fn verdicts_statuses_and_advisories_are_those_of_the_reference_tools() {
         assert_eq!(advisories, case.advisory_ids.unwrap_or_default().into_iter().collect(), "{}", case.id);
         assert_eq!((verified.platform(), verified.debug()), (Platform::Sgx, Some(false)));
         assert_eq!((verified.register("mr_enclave").unwrap().len(), verified.report_data().len()), (32, 64));
+        assert!(verified.facts().iter().any(|fact| fact.name == "fmspc" && case.collateral.contains(&fact.value)), "{}", case.id);
     }
 }
 

@@ -3,7 +3,7 @@
 
 mod snp_vendor;
 
-use dstack_attestation::{AnchorKind, Fault, Link, Refusal, TcbStatus, TrustAnchors, sev_snp};
+use dstack_attestation::{AnchorKind, Context, Endorsements, Fault, Link, Refusal, TcbStatus, TrustAnchors, Vendor, sev_snp};
 use snp_vendor::{BASIC_CONSTRAINTS, KEY_USAGE, Key, Machine, NOW, OID_P256, OID_SHA256, PSS, Pss, RevocationList, amd, integer, tlv};
 
 fn refused(machine: &Machine) -> Refusal {
@@ -200,6 +200,14 @@ fn the_key_must_be_of_the_reports_chip() {
             id.2 = tlv(4, &id.2);
         });
     }
+    // Ids that begin like an OCTET STRING are ids.
+    for (machine, length) in [(Machine::milan(), 64), (Machine::turin(), 8)] {
+        assert_accepted(machine, |machine| {
+            let id = [&[4, length], vec![0xc3; usize::from(length) - 2].as_slice()].concat();
+            machine.set(0x1a0, &id);
+            machine.key.extension(&[4]).2 = id;
+        });
+    }
 }
 
 #[test]
@@ -210,6 +218,12 @@ fn a_cloud_key_names_its_cloud_and_no_chip() {
     assert_eq!(verified.provider(), Some("CN=cloud.example"));
     assert_eq!(verified.platform().hardware_id(), Some([9; 64].as_slice()), "the firmware says which chip it is");
     assert_eq!(Machine::cloud().verify().unwrap().platform().hardware_id(), None);
+    let vouched = |verified: sev_snp::VerifiedReport| {
+        let passed = verified.platform().passed().iter().find(|passed| passed.link == Link::AttestationKey);
+        passed.map(|passed| passed.found.split("; ").next().unwrap().to_owned()).unwrap()
+    };
+    assert_eq!(vouched(verified), "loaded for CN=cloud.example");
+    assert_eq!(vouched(Machine::milan().verify().unwrap()), "of the chip in the report");
 }
 
 #[test]
@@ -254,6 +268,7 @@ fn the_papers_of_the_key_must_be_whole() {
         machine.key.extensions.push(twice);
     });
     malformed(Machine::milan(), &|machine| machine.key.extension(&[2]).2 = tlv(0x16, &[b'M', 0xff]));
+    malformed(Machine::milan(), &|machine| machine.key.extension(&[2]).2 = [tlv(0x16, b"Milan").as_slice(), b"-B0"].concat());
     malformed(Machine::milan(), &|machine| machine.key.curve = OID_P256);
     malformed(Machine::milan(), &|machine| machine.key.key = Key::Other);
     for unknown in [&[9_u8] as &[u8], &[3, 10], &[3, 1, 1], &[1]] {
@@ -443,6 +458,24 @@ fn lists_of_others_do_not_count() {
     assert!(machine.verify().unwrap().platform().not_checked().is_empty());
     machine.lists.push(RevocationList { revoked: vec![7], ..RevocationList::of("ARK-Milan") });
     assert_eq!(refused(&machine).fault, Fault::Revoked, "each list must hold");
+}
+
+#[test]
+fn lists_have_at_most_1_mib() {
+    let machine = Machine::milan();
+    let root = machine.root.der();
+    let anchors = TrustAnchors::hardware().replace(Vendor::Amd, [root.clone()]).unwrap();
+    let certificates = vec![machine.key.der(), machine.authority.der(), root];
+    let is_too_long = |length: usize| {
+        let endorsements =
+            Endorsements { certificates: certificates.clone(), revocation_lists: vec![vec![0x30; length]], ..Endorsements::default() };
+        let context = Context { anchors: &anchors, endorsements: &endorsements, now: NOW };
+        let refusal = sev_snp::SevSnp.verify_report(&machine.signed_report(), &context).unwrap_err();
+        assert_eq!((refusal.link, refusal.fault), (Link::Revocation, Fault::Malformed));
+        refusal.detail == format!("a revocation list of {length} bytes")
+    };
+
+    assert_eq!([1 << 20, (1 << 20) + 1, (1 << 20) + 2].map(is_too_long), [false, true, true]);
 }
 
 #[test]

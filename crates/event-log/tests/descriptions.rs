@@ -94,6 +94,21 @@ fn place_alone_names_nothing_in_a_boot_of_another_shape() {
 }
 
 #[test]
+fn only_the_first_of_its_type_and_two_of_the_stub_are_named_by_place() {
+    let twice = |imr, event_type| vec![Event::boot(imr, event_type, &[1; 48], ""); 2];
+    let second = |events: Vec<Event>| (describe(&events, 0).unwrap(), describe(&events, 1).unwrap());
+
+    let (first, other) = second(twice(0, 0x8000_000b));
+    assert!(first.starts_with("TD HOB") && other == "EV_EFI_HANDOFF_TABLES2", "{other}");
+    let (first, other) = second(twice(0, 0x8000_000a));
+    assert!(first.starts_with("firmware's variable store") && other == "EV_EFI_PLATFORM_FIRMWARE_BLOB2", "{other}");
+    let stub = twice(2, 6);
+    assert!(describe(&stub, 0).unwrap().starts_with("kernel command line") && describe(&stub, 1).unwrap().starts_with("initrd"));
+    let three = [stub.clone(), stub[..1].to_vec()].concat();
+    assert_eq!(describe(&three, 0).unwrap(), "EV_EVENT_TAG");
+}
+
+#[test]
 fn payload_is_proven_where_the_digest_covers_it() {
     let log = must_ccel("090dc18758380a5c.bin");
     let measured: Vec<usize> = (0..log.events().len()).filter(|index| log.events()[*index].payload_is_measured()).collect();

@@ -44,6 +44,18 @@ fn version_2_entry_carries_version_and_preimage() {
     assert_eq!(must_value(&Event { imr: 2, ..runtime(EventVersion::V2).to_event() }).as_object().unwrap().len(), 5);
 }
 
+/// One line of the guest's own log.
+#[test]
+fn line_of_a_runtime_event_names_version_2_only() {
+    let line = |version| serde_json::to_value(runtime(version)).unwrap();
+
+    assert_eq!(line(EventVersion::V1), json!({"event": "app-id", "payload": "3q0="}));
+    assert_eq!(line(EventVersion::V2), json!({"event": "app-id", "payload": "3q0=", "version": 2}));
+    for version in [EventVersion::V1, EventVersion::V2] {
+        assert_eq!(serde_json::from_value::<RuntimeEvent>(line(version)).unwrap(), runtime(version));
+    }
+}
+
 #[test]
 fn version_2_digest_without_its_version_is_refused() {
     let mut entry = must_value(&runtime(EventVersion::V2).to_event());

@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use dstack_attestation::{
-    Context, Endorsements, Fault, Link, Refusal, TrustAnchors, Vendor,
+    Context, Endorsements, Fault, Link, PlatformEvidence, Refusal, TrustAnchors, Vendor,
     tpm::{GCP_FIRMWARE_PCR0, GcpBoot, GcpExpectation, GcpFault, PcrValue, Quoted, Tpm, TpmQuote, VerifiedTpmQuote, check_gcp},
 };
 use dstack_event_log::{EventVersion, HashAlgorithm, RuntimeEvent};
@@ -66,6 +66,21 @@ fn the_quote_of_googles_cloud_is_genuine_and_of_its_td() {
     assert!(platform.passed().iter().any(|passed| passed.link == Link::EventLog && passed.found.ends_with("PCR 0, 2")));
     assert!(platform.not_checked().iter().any(|missed| missed.why.ends_with("PCR 14")));
     assert!(check(&envelope, |_| ()).is_ok());
+}
+
+#[test]
+fn each_bank_has_its_name_on_the_wire() {
+    let bytes = must_read("tpm/gcp-attestation-1.bin");
+    let at = bytes.windows(6).position(|window| window == b"sha256").unwrap();
+    let first_bank = |name: &[u8; 6]| {
+        let renamed = [&bytes[..at], name, &bytes[at + 6..]].concat();
+        let PlatformEvidence::GcpTdx { tpm_quote, .. } = dstack_attestation::Envelope::decode(&renamed).ok()?.evidence else { return None };
+        TpmQuote::decode_scale(&mut tpm_quote.as_slice()).ok().map(|quote| quote.pcrs[0].algorithm)
+    };
+
+    let banks = [b"sha256", b"sha384", b"sha512", b"sha3_2"].map(first_bank);
+
+    assert_eq!(banks, [Some(HashAlgorithm::Sha256), Some(HashAlgorithm::Sha384), Some(HashAlgorithm::Sha512), None]);
 }
 
 /// Google has several authorities of one name. The one of the second quote is not public text, so whoever has such a quote must give it.

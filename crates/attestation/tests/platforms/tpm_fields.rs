@@ -118,6 +118,8 @@ fn reads_every_field_of_a_quote() {
     assert_eq!((quoted.is_clock_safe, quoted.qualified_signer.as_slice()), (true, [0, 11, 1, 2, 3].as_slice()));
     assert_eq!(quoted.selections[0].pcrs, [1, 9]);
     assert_eq!(verified.platform().report_data(), b"qualifying data");
+    let signed = verified.platform().passed().iter().find(|passed| passed.link == Link::Signature).unwrap();
+    assert!(signed.found.starts_with("ECDSA with "), "{}", signed.found);
     assert_eq!(verified.platform().register("pcr9"), Some([9; 32].as_slice()));
     assert_eq!(verified.platform().fact("clock_safe"), Some("true"));
     assert_eq!(verified.platform().valid_until(), Some(1_798_761_600));

@@ -140,8 +140,12 @@ fn heaps_of_certificates_are_refused() {
     let result = |count| case.verify_with(&report, vec![vek.clone(); count], case.time);
     assert!(result(32).is_ok());
     assert_refused(result(33), Link::CertificateChain, Fault::Malformed, "33 certificates");
-    let large = [vec![0x30], vec![0; 16 << 10]].concat();
-    assert_refused(case.verify_with(&report, vec![vek.clone(), large], case.time), Link::CertificateChain, Fault::Malformed, "large");
+    let is_too_large = |length: usize| {
+        let large = [vec![0x30], vec![0; length - 1]].concat();
+        let result = case.verify_with(&report, vec![vek.clone(), large], case.time);
+        assert_refused(result, Link::CertificateChain, Fault::Malformed, "large").contains("one of more than 16384 bytes")
+    };
+    assert_eq!([16_384, 16_385, 16_386].map(is_too_large), [false, true, true]);
     let zeros = vec![0; 10 << 20];
     assert_refused(case.verify_with(&report, vec![zeros.clone()], case.time), Link::CertificateChain, Fault::Malformed, "10 MiB of zeros");
     assert_refused(case.verify_with(&zeros, case.chain(), case.time), Link::Format, Fault::Malformed, "10 MiB of zeros");
