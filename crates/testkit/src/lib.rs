@@ -8,3 +8,5 @@ pub mod boot_files;
 pub mod software_td;
 #[cfg(feature = "software-tee")]
 pub mod software_tee;
+#[cfg(feature = "swtpm")]
+pub mod swtpm;

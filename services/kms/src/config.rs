@@ -12,11 +12,12 @@ use dstack_rpc::Endpoint;
 use dstack_service::config::ConfigError;
 use serde::{Deserialize, Serialize};
 
-use crate::{domain::Domain, release_log::WitnessSettings};
+use crate::{domain::Domain, release_log::WitnessSettings, sealing::Pcrs};
 
 mod keys;
 
 pub use keys::{Admin, FirstStart, Onboard, Sealing, SealingProvider, TeeConfig};
+pub use crate::sealing::PcrBank;
 
 /// Name of a KMS that nobody named.
 const DEFAULT_DOMAIN: &str = "kms.dstack.internal";
@@ -237,6 +238,7 @@ pub struct Settings {
     /// As configured.
     pub(crate) domain: Option<Domain>,
     pub(crate) mr_enclave: Option<[u8; 32]>,
+    pub(crate) tpm_pcrs: Pcrs,
     pub(crate) policy: PolicySource,
     pub(crate) witnesses: Vec<WitnessSettings>,
     pub(crate) app_domains: Vec<Domain>,
@@ -261,6 +263,8 @@ impl Settings {
         let domain = domain.map_err(|error| problems.push(format!("domain: {error}"))).ok();
         let mr_enclave = file.sealing.mr_enclave.as_deref().map(parse_mr_enclave).transpose();
         let mr_enclave = mr_enclave.map_err(|reason| problems.push(format!("sealing.mr_enclave: {reason}"))).ok();
+        let tpm_pcrs = Pcrs::new(file.sealing.tpm_bank, &file.sealing.tpm_pcrs);
+        let tpm_pcrs = tpm_pcrs.map_err(|rule| problems.push(format!("sealing.tpm_pcrs: {rule}"))).ok();
         if file.admin.listen.is_some() && file.admin.token_file.is_none() {
             problems.push("admin.token_file: missing; the admin calls need a token".to_owned());
         }
@@ -286,9 +290,9 @@ impl Settings {
         let simulated_root = simulated_root.transpose().map_err(|reason| problems.push(format!("danger.simulated_root: {reason}"))).ok();
         let app_domains = file.app_domains.iter().map(|name| name.parse::<Domain>()).collect::<Result<Vec<_>, _>>();
         let app_domains = app_domains.map_err(|error| problems.push(format!("app_domains: {error}"))).unwrap_or_default();
-        match (domain, mr_enclave, policy, simulated_root) {
-            (Some(domain), Some(mr_enclave), Some(policy), Some(simulated_root)) if problems.is_empty() => {
-                Ok(Self { file, domain, mr_enclave, policy, witnesses, app_domains, simulated_root })
+        match (domain, mr_enclave, tpm_pcrs, policy, simulated_root) {
+            (Some(domain), Some(mr_enclave), Some(tpm_pcrs), Some(policy), Some(simulated_root)) if problems.is_empty() => {
+                Ok(Self { file, domain, mr_enclave, tpm_pcrs, policy, witnesses, app_domains, simulated_root })
             }
             _ => Err(SettingsError::Values { path: path.to_owned(), problems }),
         }
@@ -307,12 +311,19 @@ impl Settings {
 
     /// Directory of the release log.
     pub(crate) fn release_log_dir(&self) -> PathBuf {
-        let beside = || {
-            let mut name = self.file.cert_dir.as_os_str().to_owned();
-            name.push("-release-log");
-            name.into()
-        };
-        self.file.release_log.dir.clone().unwrap_or_else(beside)
+        self.file.release_log.dir.clone().unwrap_or_else(|| self.beside("-release-log"))
+    }
+
+    /// File of the key that a TPM sealed.
+    pub(crate) fn tpm_key_file(&self) -> PathBuf {
+        self.file.sealing.tpm_key_file.clone().unwrap_or_else(|| self.beside("-tpm-key"))
+    }
+
+    /// `cert_dir` with more behind its name.
+    fn beside(&self, suffix: &str) -> PathBuf {
+        let mut name = self.file.cert_dir.as_os_str().to_owned();
+        name.push(suffix);
+        name.into()
     }
 
     /// The configuration in force, as TOML. There is no secret in it.

@@ -41,5 +41,5 @@ pub use key_store::{BootstrapInfo, KeyStoreError, SealedFileError};
 pub use machine::import;
 pub use onboarding::{Onboarded, OnboardingServer};
 pub use release_log::ReleaseLogError;
-pub use sealing::{ProviderError, SealingError};
+pub use sealing::{ChipError, ProviderError, SealingError, TpmKeyError};
 pub use server::{Server, StartError};

@@ -11,9 +11,9 @@ use crate::{
     bootstrap::Site,
     config::{FirstStart, Settings},
     domain::Domain,
-    key_store::KeyStore,
+    key_store::{KeyStore, ROOT_KEY},
     policy,
-    sealing::{self, LocalKeyProvider, Vault},
+    sealing::{self, LocalKeyProvider, Tpm, Vault},
     server::{StartError, collateral_client, evidence_policy, trust_anchors},
     tee::Tee,
 };
@@ -79,5 +79,11 @@ async fn open_vault(settings: &Settings, tee: &Tee, verifier: Verifier) -> Resul
     });
     let judge = sealing::Collateral { verifier, collateral, now: unix_seconds() };
     let local = LocalKeyProvider { address: &table.local_key_provider, mr_enclave: settings.mr_enclave, judge: &judge, tee };
-    Ok(sealing::open_vault(settings.sealing_provider(), tee, &local).await?)
+    let tpm = Tpm {
+        device: &table.tpm_device,
+        pcrs: settings.tpm_pcrs,
+        file: settings.tpm_key_file(),
+        is_in_use: settings.file.cert_dir.join(ROOT_KEY).exists(),
+    };
+    Ok(sealing::open_vault(settings.sealing_provider(), tee, &local, &tpm).await?)
 }

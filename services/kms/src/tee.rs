@@ -68,7 +68,7 @@ impl Tee {
 }
 
 /// Devices answer when they like: other tasks of this worker go on elsewhere.
-fn blocking<T>(call: impl FnOnce() -> T) -> T {
+pub(crate) fn blocking<T>(call: impl FnOnce() -> T) -> T {
     let can_move = Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
     if can_move { tokio::task::block_in_place(call) } else { call() }
 }

@@ -7,6 +7,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use crate::sealing::PcrBank;
+
 /// The `[tee]` table: this machine's own evidence.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -39,7 +41,7 @@ pub enum SealingProvider {
     SoftwareTee,
     /// A sealing enclave on the same host.
     LocalKeyProvider,
-    /// A TPM; not implemented.
+    /// A TPM of the platform.
     Tpm,
 }
 
@@ -59,12 +61,42 @@ pub struct Sealing {
     /// Intel's collateral for the local key provider's quote, JSON with the fields of QuoteCollateralV3.
     #[serde(default)]
     pub collateral_file: Option<PathBuf>,
+    /// Device of the TPM.
+    #[serde(default = "default_tpm_device")]
+    pub tpm_device: PathBuf,
+    /// Which digests of the TPM's registers count.
+    #[serde(default)]
+    pub tpm_bank: PcrBank,
+    /// Registers that must be the same at each start: default is what firmware, boot loader, kernel and guest measure.
+    #[serde(default = "default_tpm_pcrs")]
+    pub tpm_pcrs: Vec<u8>,
+    /// File of the key that the TPM sealed; default is `cert_dir` with `-tpm-key` behind its name.
+    #[serde(default)]
+    pub tpm_key_file: Option<PathBuf>,
 }
 
 impl Default for Sealing {
     fn default() -> Self {
-        Self { provider: None, local_key_provider: default_key_provider(), mr_enclave: None, collateral_file: None }
+        Self {
+            provider: None,
+            local_key_provider: default_key_provider(),
+            mr_enclave: None,
+            collateral_file: None,
+            tpm_device: default_tpm_device(),
+            tpm_bank: PcrBank::default(),
+            tpm_pcrs: default_tpm_pcrs(),
+            tpm_key_file: None,
+        }
     }
+}
+
+fn default_tpm_device() -> PathBuf {
+    "/dev/tpmrm0".into()
+}
+
+/// Firmware 0 and 2, boot loader and kernel 4, Secure Boot 7, configuration 8, kernel command line 12, events of the guest 14.
+fn default_tpm_pcrs() -> Vec<u8> {
+    vec![0, 2, 4, 7, 8, 12, 14]
 }
 
 fn default_key_provider() -> String {

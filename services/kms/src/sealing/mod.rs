@@ -7,6 +7,7 @@
 
 mod local_key_provider;
 mod sealed_file;
+mod tpm;
 
 use dstack_api::UserFacing;
 use dstack_attester::AttesterError;
@@ -19,6 +20,8 @@ pub(crate) use local_key_provider::{Collateral, LocalKeyProvider};
 #[cfg(test)]
 pub(crate) use sealed_file::is_sealed;
 pub(crate) use sealed_file::{OpenError, Vault};
+pub use tpm::{ChipError, PcrBank, TpmKeyError};
+pub(crate) use tpm::{Pcrs, Tpm};
 
 /// What the platform's keys are asked for.
 const LABEL: &str = "dstack-kms keys at rest v1";
@@ -39,6 +42,8 @@ pub(crate) enum Kind {
     SoftwareTee = 1,
     /// A sealing enclave on the same host.
     LocalKeyProvider = 2,
+    /// A TPM.
+    Tpm = 3,
 }
 
 /// Why the platform gives no key.
@@ -54,9 +59,9 @@ pub enum SealingError {
     /// The local key provider.
     #[error("sealing key of the local key provider")]
     Provider(#[source] ProviderError),
-    /// Not built.
-    #[error("sealing under a TPM is not implemented")]
-    TpmNotImplemented,
+    /// The TPM.
+    #[error("sealing key of the TPM")]
+    Tpm(#[source] TpmKeyError),
 }
 
 impl UserFacing for SealingError {
@@ -64,17 +69,18 @@ impl UserFacing for SealingError {
         match self {
             Self::Tee(_) | Self::NoTee => "kms/sealing-tee",
             Self::Provider(_) => "kms/sealing-provider",
-            Self::TpmNotImplemented => "kms/sealing-not-implemented",
+            Self::Tpm(error) => error.code(),
         }
     }
 
     fn fix(&self) -> String {
         match self {
-            Self::Tee(_) | Self::NoTee => "set sealing.provider to where this platform's sealing key comes from, or start in a TEE",
-            Self::Provider(_) => "start the key provider on the host, and name its address and enclave under [sealing]",
-            Self::TpmNotImplemented => "set sealing.provider to \"local-key-provider\"",
+            Self::Tee(_) | Self::NoTee => {
+                "set sealing.provider to where this platform's sealing key comes from, or start in a TEE".to_owned()
+            }
+            Self::Provider(_) => "start the key provider on the host, and name its address and enclave under [sealing]".to_owned(),
+            Self::Tpm(error) => error.fix(),
         }
-        .to_owned()
     }
 }
 
@@ -95,12 +101,17 @@ impl PlatformKey for SoftwareTee<'_> {
 /// The vault under the configured platform key.
 ///
 /// Errors: the platform gives no key. Nothing is opened or written yet.
-pub(crate) async fn open_vault(provider: SealingProvider, tee: &Tee, local: &LocalKeyProvider<'_>) -> Result<Vault, SealingError> {
+pub(crate) async fn open_vault(
+    provider: SealingProvider,
+    tee: &Tee,
+    local: &LocalKeyProvider<'_>,
+    tpm: &Tpm<'_>,
+) -> Result<Vault, SealingError> {
     match provider {
         SealingProvider::None => Ok(Vault::plain()),
         SealingProvider::SoftwareTee => under(&SoftwareTee(tee)).await,
         SealingProvider::LocalKeyProvider => under(local).await,
-        SealingProvider::Tpm => Err(SealingError::TpmNotImplemented),
+        SealingProvider::Tpm => under(tpm).await,
     }
 }
 
