@@ -2,7 +2,7 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -23,7 +23,7 @@ use dstack_service::clock::unix_seconds;
 use crate::{
     audit::{Audit, Call},
     cert_policy::CertificateRules,
-    key_backend::KeyBackendError,
+    key_backend::{KeyBackend as _, KeyBackendError, no_whole_root},
     key_store::KeyStore,
     nonce::NonceIssuer,
     rate_limit::RateLimiter,
@@ -123,7 +123,7 @@ impl KmsRpc for Kms {
         Ok(GetMetaResponse {
             ca_cert: self.store.root.certificate_pem().to_owned(),
             allow_any_upgrade: false,
-            k256_pubkey: self.store.keys.k256.public_key().to_vec(),
+            k256_pubkey: self.store.backend().k256_public_key().to_vec(),
             bootstrap_info,
             is_dev: self.authorizer.accepts_simulated(),
             gateway_app_id: self.authorizer.gateway_app_id().map(|id| id.to_string()),
@@ -201,16 +201,15 @@ impl Kms {
     }
 
     fn send_root(&self, allowed: &AuthorizedKms, request: &GetKmsKeyRequest, receiver: &[u8]) -> Result<KmsKeyResponse, RpcError> {
-        let epochs = self.store.epochs.read().unwrap_or_else(PoisonError::into_inner);
         let sender = Sender {
-            root: &self.store.keys,
+            backend: &self.store.backend(),
             temp_key_pem: &self.store.temp.key_pem(),
-            epochs: &epochs,
             leaf: &self.own.leaf,
             leaf_key: &self.store.rpc_key,
         };
         sender.send(allowed, request, receiver).map_err(|error| match error {
             SendError::Nonce { .. } => RpcError::bad_request(error.to_string()),
+            SendError::Backend(error) => no_whole_root(error),
             _ => RpcError::internal(error.to_string()),
         })
     }

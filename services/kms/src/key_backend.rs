@@ -6,6 +6,7 @@ use std::{
     sync::{Mutex, PoisonError, RwLock},
 };
 
+use dstack_api::RpcError;
 use dstack_key_hierarchy::{
     AppKeys, EnvPublicKey, Epochs, InvalidKey, P256Key, RecoverableSignature, RootKeys, SeparatedKeys, separated_app_key_digest,
     separated_env_key_digest,
@@ -24,6 +25,9 @@ pub(crate) enum KeyBackendError {
     Derive(#[from] InvalidKey),
     #[error("epoch {number} is not handed out")]
     Epoch { number: u32 },
+    #[cfg_attr(not(test), allow(dead_code, reason = "for the backend whose machines share the root"))]
+    #[error("no single machine of this KMS has the root, so none can hand it out")]
+    NoWholeRoot,
 }
 
 /// An environment key with the KMS's signatures, without and with the time it was asked for.
@@ -69,6 +73,17 @@ pub(crate) trait KeyBackend: Send + Sync {
         epoch: u32,
         now: u64,
     ) -> impl Future<Output = Result<SignedEnvKey, KeyBackendError>> + Send;
+
+    /// What the root signs is verified with: compressed secp256k1 key.
+    fn k256_public_key(&self) -> [u8; 33];
+
+    /// The k256 root's signature over a digest. Callers put a label into what they hash.
+    fn sign(&self, digest: &[u8; 32]) -> impl Future<Output = Result<RecoverableSignature, KeyBackendError>> + Send;
+
+    /// The root itself, for another machine or for custodians.
+    ///
+    /// Errors: [`KeyBackendError::NoWholeRoot`] of a backend whose machines share it; those copy and recover shares in their own way.
+    fn whole_root(&self) -> Result<WholeRoot<'_>, KeyBackendError>;
 }
 
 /// Signatures over something of an app that never changes.
@@ -105,10 +120,18 @@ pub(crate) struct SignedKeys {
 }
 
 /// The whole root in this process.
+#[derive(Clone, Copy)]
 pub(crate) struct WholeRoot<'a> {
     pub(crate) root: &'a RootKeys,
     pub(crate) epochs: &'a RwLock<Epochs>,
     pub(crate) signed: &'a SignedKeys,
+}
+
+impl WholeRoot<'_> {
+    /// Whether `other` is the same root. Epochs do not count.
+    pub(crate) fn is(&self, other: &RootKeys) -> bool {
+        self.root.ca.scalar() == other.ca.scalar() && self.root.k256.scalar() == other.k256.scalar()
+    }
 }
 
 impl KeyBackend for WholeRoot<'_> {
@@ -158,4 +181,30 @@ impl KeyBackend for WholeRoot<'_> {
         let digest = separated_env_key_digest(number, app_id, instance_id, now, &public_key);
         Ok(SignedEnvKey { public_key, signature: None, timed_signature: self.root.k256.sign_digest(&digest)?, epoch: number })
     }
+
+    fn k256_public_key(&self) -> [u8; 33] {
+        self.root.k256.public_key()
+    }
+
+    async fn sign(&self, digest: &[u8; 32]) -> Result<RecoverableSignature, KeyBackendError> {
+        Ok(self.root.k256.sign_digest(digest)?)
+    }
+
+    fn whole_root(&self) -> Result<WholeRoot<'_>, KeyBackendError> {
+        Ok(*self)
+    }
 }
+
+/// What to do where no machine has the root.
+pub(crate) const NO_WHOLE_ROOT_FIX: &str = "add, replace or recover machines as the key backend describes";
+
+/// What an operator or a replica hears who asks for what no machine has.
+pub(crate) fn no_whole_root(error: KeyBackendError) -> RpcError {
+    match error {
+        KeyBackendError::NoWholeRoot => RpcError::new("kms/no-whole-root", error.to_string(), NO_WHOLE_ROOT_FIX),
+        error => RpcError::internal(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod shared_root;

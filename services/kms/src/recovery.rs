@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeMap,
+    sync::PoisonError,
     time::{Duration, Instant},
 };
 
@@ -13,11 +14,11 @@ use dstack_api::{
     RpcError, UserFacing,
     kms::{CreateRecoveryRequest, RecoverySession, ShareStatus, SubmitShareRequest},
 };
-use dstack_key_hierarchy::{
-    Epochs, RecoveredRoot, RecoveryError, RecoveryShare, RootKeys, Secret, ShareFile, SignedSet, recovery_session_digest,
-};
+use dstack_key_hierarchy::{RecoveredRoot, RecoveryError, RecoveryShare, Secret, ShareFile, SignedSet, recovery_session_digest};
 use rand_core::{OsRng, RngCore as _};
 use zeroize::Zeroizing;
+
+use crate::key_backend::{KeyBackend, KeyBackendError, NO_WHOLE_ROOT_FIX, WholeRoot};
 
 /// Custodians have this long to come together.
 const SESSION_LIFE: Duration = Duration::from_secs(3600);
@@ -40,6 +41,8 @@ pub(crate) enum SessionError {
     Recovery(#[from] RecoveryError),
     #[error("encrypting a share")]
     Encrypt,
+    #[error(transparent)]
+    Backend(#[from] KeyBackendError),
 }
 
 impl UserFacing for SessionError {
@@ -50,6 +53,7 @@ impl UserFacing for SessionError {
             Self::OtherSet | Self::OtherKms { .. } => "kms/recovery-other-set",
             Self::Recovery(_) => "kms/recovery-share",
             Self::Encrypt => "kms/recovery-encrypt",
+            Self::Backend(_) => "kms/no-whole-root",
         }
     }
 
@@ -61,6 +65,7 @@ impl UserFacing for SessionError {
             Self::OtherKms { .. } => "use the share files of this KMS",
             Self::Recovery(_) => "use the share file as dstack kms recovery create wrote it, with the numbers it was made for",
             Self::Encrypt => "read the log; this is a defect worth reporting",
+            Self::Backend(_) => NO_WHOLE_ROOT_FIX,
         }
         .to_owned()
     }
@@ -73,11 +78,13 @@ impl From<SessionError> for RpcError {
 }
 
 /// Splits the root and encrypts each share to its custodian. Returns one file per custodian, in order.
-pub(crate) fn create(root: &RootKeys, epochs: &Epochs, request: &CreateRecoveryRequest, now: u64) -> Result<Vec<String>, SessionError> {
+pub(crate) fn create(backend: &impl KeyBackend, request: &CreateRecoveryRequest, now: u64) -> Result<Vec<String>, SessionError> {
+    let WholeRoot { root, epochs, .. } = backend.whole_root()?;
+    let epochs = epochs.read().unwrap_or_else(PoisonError::into_inner);
     let recipients: Vec<Recipient> = request.recipients.iter().map(|text| parse_recipient(text)).collect::<Result<_, _>>()?;
     let names: Vec<String> = recipients.iter().map(ToString::to_string).collect();
     let threshold = usize::try_from(request.threshold).unwrap_or(usize::MAX);
-    let (signed, shares) = SignedSet::create((root, epochs), threshold, &names, now, &mut OsRng)?;
+    let (signed, shares) = SignedSet::create((root, &epochs), threshold, &names, now, &mut OsRng)?;
     let files = recipients.iter().zip(&shares).enumerate().map(|(custodian, (recipient, share))| {
         let share = age::encrypt(recipient, share.expose()).map_err(|_| SessionError::Encrypt)?;
         Ok(ShareFile { signed: signed.clone(), custodian, share }.to_text())

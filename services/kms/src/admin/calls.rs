@@ -16,6 +16,7 @@ use rand_core::OsRng;
 
 use crate::{
     api::Kms,
+    key_backend::{KeyBackend as _, no_whole_root},
     key_store::{EPOCHS, write_secret},
     recovery::{self, Session},
     replication::Receiver,
@@ -70,7 +71,7 @@ impl AdminRpc for AdminCalls {
         let receiver = Receiver { tee: &self.kms.own.tee, verification: &self.kms.verification, authorizer: &self.kms.authorizer };
         let now = unix_seconds();
         let keys = receiver.receive(&request.source_url, now).await.map_err(|error| RpcError::from_user_facing(&error))?;
-        if keys.root.ca.scalar() != self.kms.store.keys.ca.scalar() || keys.root.k256.scalar() != self.kms.store.keys.k256.scalar() {
+        if !self.kms.store.backend().whole_root().map_err(no_whole_root)?.is(&keys.root) {
             let cause = "the KMS at that address has another root";
             return Err(RpcError::new("kms/other-root", cause, "give the address of a replica of this KMS"));
         }
@@ -80,17 +81,19 @@ impl AdminRpc for AdminCalls {
 
     async fn create_recovery(&self, _: Caller, request: CreateRecoveryRequest) -> Result<CreateRecoveryResponse, RpcError> {
         let store = &self.kms.store;
-        let share_files =
-            recovery::create(&store.keys, &store.epochs.read().unwrap_or_else(PoisonError::into_inner), &request, unix_seconds())?;
+        let share_files = recovery::create(&store.backend(), &request, unix_seconds())?;
         tracing::warn!(target: "dstack_kms::audit", threshold = request.threshold, custodians = ?request.recipients, "recovery shares made");
         Ok(CreateRecoveryResponse { share_files })
     }
 
     async fn open_drill(&self, _: Caller, _: Empty) -> Result<RecoverySession, RpcError> {
-        let mut slot = self.drill.lock().unwrap_or_else(PoisonError::into_inner);
-        let session = Session::open(&mut slot);
-        let signature = self.kms.store.keys.k256.sign_digest(&session.digest()).map_err(|error| RpcError::internal(error.to_string()))?;
-        Ok(RecoverySession { signature: signature.to_vec(), ..session.introduce() })
+        let (introduction, digest) = {
+            let mut slot = self.drill.lock().unwrap_or_else(PoisonError::into_inner);
+            let session = Session::open(&mut slot);
+            (session.introduce(), session.digest())
+        };
+        let signature = self.kms.store.backend().sign(&digest).await.map_err(|error| RpcError::internal(error.to_string()))?;
+        Ok(RecoverySession { signature: signature.to_vec(), ..introduction })
     }
 
     async fn submit_drill_share(&self, _: Caller, request: SubmitShareRequest) -> Result<ShareStatus, RpcError> {
@@ -98,7 +101,7 @@ impl AdminRpc for AdminCalls {
         let store = &self.kms.store;
         let (status, recovered) = Session::submit(&mut slot, &request, Some(store.root.spki_der()))?;
         if let Some(recovered) = recovered {
-            if recovered.root.ca.scalar() != store.keys.ca.scalar() || recovered.root.k256.scalar() != store.keys.k256.scalar() {
+            if !store.backend().whole_root().map_err(no_whole_root)?.is(&recovered.root) {
                 return Err(RpcError::new(
                     "kms/recovery-other-root",
                     "the shares give another root",
