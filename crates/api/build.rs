@@ -32,7 +32,7 @@ const OWN_FIELDS: i32 = 100;
 /// `bytes` are hex text in JSON. Optional scalars that are absent are left out, as is an empty `attestation`.
 fn annotate_field(config: &mut prost_build::Config, path: &str, field: &prost_types::FieldDescriptorProto) {
     use prost_types::field_descriptor_proto::{Label, Type};
-    if path.starts_with(".kms.") && field.number() >= OWN_FIELDS {
+    if [".kms.", ".dstack_guest."].iter().any(|package| path.starts_with(package)) && field.number() >= OWN_FIELDS {
         config.field_attribute(path, "#[serde(skip_serializing_if = \"crate::json::is_default\")]");
     }
     let with = match (field.r#type(), field.label()) {

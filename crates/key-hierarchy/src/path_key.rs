@@ -81,7 +81,10 @@ pub struct PathKey {
 }
 
 impl PathKey {
-    pub(crate) fn derive(
+    /// The key of `path` under an application's key, which the KMS vouched for with `app_key_signature`. Source: SPEC.md §4.
+    ///
+    /// Errors: the derived bytes are no key of the curve (probability 2^-128).
+    pub fn derive(
         app_key: &K256Key,
         app_key_signature: Option<&RecoverableSignature>,
         path: &str,

@@ -91,6 +91,28 @@ impl fmt::Display for KeyProviderKind {
     }
 }
 
+/// By which derivations a KMS makes an app's keys.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeyScheme {
+    /// As every KMS and client knows them; the same for ever.
+    #[default]
+    Compatible,
+    /// Labels that name algorithm, purpose, version and epoch; each instance has its own keys.
+    Separated,
+}
+
+impl KeyScheme {
+    /// As a KMS is asked for it: nothing for what every KMS does.
+    #[must_use]
+    pub fn wire_name(self) -> &'static str {
+        match self {
+            Self::Compatible => "",
+            Self::Separated => "separated",
+        }
+    }
+}
+
 /// File system of the data disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -142,6 +164,9 @@ pub struct Requirements {
     /// Demands on GPUs; any value is measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu_policy: Option<serde_json::Value>,
+    /// Derivations of the keys. A demand, so that a guest which does not know it refuses instead of taking other keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_scheme: Option<KeyScheme>,
 }
 
 /// The manifest version: 1 or 2 as a number, or canonical decimal text.
@@ -328,6 +353,12 @@ impl AppComposeDocument {
         })
     }
 
+    /// By which derivations the KMS is to make the keys.
+    #[must_use]
+    pub fn key_scheme(&self) -> KeyScheme {
+        self.requirements.as_ref().and_then(|requirements| requirements.key_scheme).unwrap_or_default()
+    }
+
     /// Chooses where keys come from.
     pub fn set_key_provider(&mut self, kind: KeyProviderKind) {
         self.key_provider = Some(kind);
@@ -358,6 +389,9 @@ impl AppComposeDocument {
         }
         if !self.key_provider_id.is_empty() && matches!(self.key_provider(), KeyProviderKind::None | KeyProviderKind::Tpm) {
             return refuse("key_provider_id", format!("set, and the key provider is {}", self.key_provider()));
+        }
+        if self.key_scheme() != KeyScheme::Compatible && self.key_provider() != KeyProviderKind::Kms {
+            return refuse("requirements.key_scheme", format!("only a KMS knows it, and the key provider is {}", self.key_provider()));
         }
         self.check_volumes()
     }

@@ -12,8 +12,8 @@ mod sys_config;
 mod vm_config;
 
 pub use app_compose::{
-    AppCompose, AppComposeDocument, AppComposeError, KeyProviderKind, MAX_APP_COMPOSE_BYTES, PreloadedImage, Requirements, Runner,
-    StorageFs, VerityVolume,
+    AppCompose, AppComposeDocument, AppComposeError, KeyProviderKind, KeyScheme, MAX_APP_COMPOSE_BYTES, PreloadedImage, Requirements,
+    Runner, StorageFs, VerityVolume,
 };
 pub use ids::{AppId, ComposeHash, Digest32, HexError, InstanceId, OsImageHash};
 pub use image::{ImageMetadata, MAX_IMAGE_METADATA_BYTES};

@@ -2,9 +2,11 @@
 
 use std::{fs, io, path::Path};
 
-use dstack_key_hierarchy::{AppKeys, EnvSecret, K256Key, Secret};
+use dstack_key_hierarchy::{AppKeys, EnvSecret, K256Key, RecoverableSignature, Secret};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use crate::boot::received_keys::EpochAppKeys;
 
 const MAX_FILE_BYTES: u64 = 256 << 10;
 
@@ -27,6 +29,35 @@ pub struct AppKeysDocument {
     pub ca_cert: String,
     /// Where the keys came from.
     pub key_provider: ProviderDocument,
+    /// Of the keys above; absent where there are no epochs.
+    #[zeroize(skip)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    epoch: Option<u32>,
+    /// Application keys of earlier epochs, the latest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    older_epochs: Vec<OlderEpoch>,
+}
+
+/// What an application can still ask of an earlier epoch.
+#[derive(Clone, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
+struct OlderEpoch {
+    #[zeroize(skip)]
+    epoch: u32,
+    /// 32 bytes, hex.
+    k256_key: String,
+    /// 65 bytes, hex.
+    k256_signature: String,
+}
+
+/// The application key of one epoch.
+#[derive(Debug)]
+pub struct EpochKey {
+    /// Its number; 0 where there are no epochs.
+    pub epoch: u32,
+    /// The key.
+    pub k256_key: K256Key,
+    /// The KMS's signature over its public key; none without a KMS.
+    pub k256_signature: Option<RecoverableSignature>,
 }
 
 /// Where keys came from, with what it takes to ask again.
@@ -87,7 +118,36 @@ impl AppKeysDocument {
             gateway_app_id,
             ca_cert,
             key_provider,
+            epoch: None,
+            older_epochs: Vec::new(),
         }
+    }
+
+    /// The document with epochs; `epoch`: the keys' own, 0 where there are none.
+    #[must_use]
+    pub fn with_epochs(mut self, epoch: u32, older: &[EpochAppKeys]) -> Self {
+        self.epoch = Some(epoch).filter(|epoch| *epoch != 0);
+        self.older_epochs = older
+            .iter()
+            .map(|EpochAppKeys { epoch, keys }| OlderEpoch {
+                epoch: *epoch,
+                k256_key: hex::encode(keys.k256_key.scalar().expose()),
+                k256_signature: keys.k256_signature.map(hex::encode).unwrap_or_default(),
+            })
+            .collect();
+        self
+    }
+
+    /// The application's keys of every epoch that is handed out, the current one first.
+    ///
+    /// Errors: a field that is no key.
+    pub fn epoch_keys(&self) -> Result<Vec<EpochKey>, AppKeysError> {
+        let current = (self.epoch.unwrap_or(0), &self.k256_key, &self.k256_signature);
+        let older = self.older_epochs.iter().map(|older| (older.epoch, &older.k256_key, &older.k256_signature));
+        std::iter::once(current)
+            .chain(older)
+            .map(|(epoch, key, signature)| Ok(EpochKey { epoch, k256_key: k256_key(key)?, k256_signature: k256_signature(signature)? }))
+            .collect()
     }
 
     /// Reads the document.
@@ -113,27 +173,15 @@ impl AppKeysDocument {
     ///
     /// Errors: a field that is no key.
     pub fn keys(&self) -> Result<AppKeys, AppKeysError> {
-        let malformed = |field: &str| AppKeysError::Malformed { field: field.to_owned() };
-        let secret = |field: &str, text: &str| {
-            let bytes = zeroize::Zeroizing::new(hex::decode(text).map_err(|_| malformed(field))?);
-            Secret::<32>::from_slice(&bytes).map_err(|_| malformed(field))
-        };
         let env_crypt_key = match self.env_crypt_key.as_str() {
             "" => None,
             text => Some(EnvSecret::new(secret("env_crypt_key", text)?)),
         };
-        let k256_signature = match self.k256_signature.as_str() {
-            "" => None,
-            text => {
-                let bytes = hex::decode(text).map_err(|_| malformed("k256_signature"))?;
-                Some(bytes.try_into().map_err(|_| malformed("k256_signature"))?)
-            }
-        };
         Ok(AppKeys {
             disk_crypt_key: secret("disk_crypt_key", &self.disk_crypt_key)?,
             env_crypt_key,
-            k256_key: K256Key::from_scalar(&secret("k256_key", &self.k256_key)?).map_err(|_| malformed("k256_key"))?,
-            k256_signature,
+            k256_key: k256_key(&self.k256_key)?,
+            k256_signature: k256_signature(&self.k256_signature)?,
         })
     }
 
@@ -145,6 +193,27 @@ impl AppKeysDocument {
             ProviderDocument::Kms { pubkey, .. } => provider_info("kms", pubkey),
         }
     }
+}
+
+fn malformed(field: &str) -> AppKeysError {
+    AppKeysError::Malformed { field: field.to_owned() }
+}
+
+fn secret(field: &str, text: &str) -> Result<Secret<32>, AppKeysError> {
+    let bytes = zeroize::Zeroizing::new(hex::decode(text).map_err(|_| malformed(field))?);
+    Secret::from_slice(&bytes).map_err(|_| malformed(field))
+}
+
+fn k256_key(text: &str) -> Result<K256Key, AppKeysError> {
+    K256Key::from_scalar(&secret("k256_key", text)?).map_err(|_| malformed("k256_key"))
+}
+
+fn k256_signature(text: &str) -> Result<Option<RecoverableSignature>, AppKeysError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let bytes = hex::decode(text).map_err(|_| malformed("k256_signature"))?;
+    bytes.try_into().map(Some).map_err(|_| malformed("k256_signature"))
 }
 
 /// Payload of the `key-provider` event.

@@ -22,6 +22,7 @@ pub mod layout;
 pub mod luks_header;
 pub mod measured;
 pub mod network;
+pub mod received_keys;
 pub mod registry;
 pub mod requirements;
 pub mod root;

@@ -1,4 +1,4 @@
-//! Talking to the KMS: its root is pinned, this guest shows a certificate with evidence over a fresh key, and every
+//! Talking to the KMS: it is pinned or proves what it runs in ([`crate::kms_trust`]), this guest shows a certificate with evidence over a fresh key, and every
 //! address the host gave is tried, since any of them may be a lie.
 
 use std::{sync::Arc, time::Duration};
@@ -9,9 +9,15 @@ use dstack_api::{
 };
 use dstack_attestation::ReportData;
 use dstack_attester::{Attester, AttesterError, Quoted};
-use dstack_ra_tls::{AuthorityError, CertKey, CertificateAuthority, KeyError, LeafProfile, Validity, ra_tls_report_data_with, tls, usage};
+use dstack_manifest::KeyScheme;
+use dstack_ra_tls::{
+    AuthorityError, CertKey, CertificateAuthority, KeyError, LeafProfile, Refusal, Validity, ra_tls_report_data_with, tls, usage,
+};
 use dstack_rpc::{Client, Endpoint};
+use dstack_service::clock::unix_seconds;
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
+
+use crate::kms_trust::KmsTrust;
 
 /// A guest's clock comes from the host; its certificate is valid from long ago so that a wrong clock does no harm.
 const NOT_BEFORE: u64 = 157_766_400;
@@ -43,6 +49,9 @@ pub enum KmsAttemptError {
         /// Hex SPKI.
         pinned: String,
     },
+    /// It is not pinned and does not prove what it runs in, or its proof is false.
+    #[error("it is not believed")]
+    NotBelieved(#[source] Refusal),
     /// Its answer cannot be used.
     #[error("its answer is not usable: {reason}")]
     Answer {
@@ -120,6 +129,7 @@ impl UserFacing for KmsError {
             None if self.attempts.is_empty() => "guest/no-kms-address",
             None => "guest/kms-unreachable",
             Some(KmsAttemptError::NotPinned { .. }) => "guest/kms-not-pinned",
+            Some(KmsAttemptError::NotBelieved(_)) => "guest/kms-not-believed",
             Some(KmsAttemptError::Evidence(error)) => error.code(),
             Some(KmsAttemptError::Attester(error)) => error.code(),
             Some(KmsAttemptError::Call(_)) => "guest/kms-refused",
@@ -132,6 +142,10 @@ impl UserFacing for KmsError {
             None if self.attempts.is_empty() => "configure kms_urls of the VMM or of this VM".to_owned(),
             None => "start the KMS, and check that the guest can reach its address".to_owned(),
             Some(KmsAttemptError::NotPinned { .. }) => "use the KMS that app-compose.json names, or deploy the app for this one".to_owned(),
+            Some(KmsAttemptError::NotBelieved(Refusal::NoEvidence)) => {
+                "use a KMS that runs in a TEE, or pin this one's root as key_provider_id in app-compose.json".to_owned()
+            }
+            Some(KmsAttemptError::NotBelieved(refusal)) => refusal.fix(),
             Some(KmsAttemptError::Evidence(error)) => error.fix(),
             Some(KmsAttemptError::Attester(error)) => error.fix(),
             Some(KmsAttemptError::Call(told)) if !told.fix.is_empty() => told.fix.clone(),
@@ -141,13 +155,13 @@ impl UserFacing for KmsError {
     }
 }
 
-/// The addresses and the root they must have.
+/// The addresses and who may be there.
 #[derive(Debug, Clone)]
 pub struct KmsDirectory {
     /// In the order to try. From the host, untrusted.
     pub urls: Vec<String>,
-    /// SPKI DER of the only acceptable root; none if the app pins none.
-    pub pinned_root: Option<Vec<u8>>,
+    /// Which of them is believed.
+    pub trust: KmsTrust,
 }
 
 /// A connection to one KMS that knows our evidence.
@@ -228,12 +242,17 @@ impl KmsDirectory {
         let answer = |reason: &str| KmsAttemptError::Answer { reason: reason.to_owned() };
         let root = CertificateDer::from_pem_slice(authorities.ca_cert.as_bytes()).map_err(|_| answer("its root is not a certificate"))?;
         let root_spki = dstack_ra_tls::RaTlsCertificate::parse(&root).map_err(|error| answer(&error.to_string()))?.spki_der().to_vec();
-        if let Some(pinned) = self.pinned_root.as_ref().filter(|pinned| **pinned != root_spki) {
+        if let Some(pinned) = self.trust.pinned_root().filter(|pinned| *pinned != root_spki) {
             return Err(KmsAttemptError::NotPinned { found: hex::encode(&root_spki), pinned: hex::encode(pinned) });
         }
         let identity = client_identity(&authorities, identity.clone()).await?;
-        let config = tls::pinned_client(&root, usage::KMS_RPC, Some(&identity))?;
-        Ok(KmsSession { client: KmsClient(client(&endpoint).with_tls(config)), url: url.to_owned(), authorities, root_spki })
+        let (config, leaf) = tls::pinned_client_keeping_leaf(&root, usage::KMS_RPC, Some(&identity))?;
+        let client = KmsClient(client(&endpoint).with_tls(config));
+        // Only makes the connection whose certificate is judged; everything that matters is asked after that, of the same certificate.
+        client.get_temp_ca_cert(&Empty {}).await.map_err(KmsAttemptError::Call)?;
+        let leaf = leaf.get().ok_or_else(|| answer("it showed no certificate"))?;
+        self.trust.judge(leaf, unix_seconds()).await.map_err(KmsAttemptError::NotBelieved)?;
+        Ok(KmsSession { client, url: url.to_owned(), authorities, root_spki })
     }
 }
 
@@ -276,16 +295,13 @@ pub fn validity() -> Validity {
 }
 
 impl KmsSession {
-    /// Asks for the application's keys.
+    /// Asks for the application's keys, made as `scheme` says.
     ///
     /// Errors: the KMS refuses, or its root is another than the connection's.
-    pub async fn app_keys(&self, vm_config: String) -> Result<AppKeyResponse, KmsAttemptError> {
+    pub async fn app_keys(&self, vm_config: String, scheme: KeyScheme) -> Result<AppKeyResponse, KmsAttemptError> {
         let api_version = if offered_nonce(&self.authorities).is_some() { 2 } else { 1 };
-        let response = self
-            .client
-            .get_app_key(&GetAppKeyRequest { api_version, vm_config, ..GetAppKeyRequest::default() })
-            .await
-            .map_err(KmsAttemptError::Call)?;
+        let request = GetAppKeyRequest { api_version, vm_config, key_scheme: scheme.wire_name().to_owned() };
+        let response = self.client.get_app_key(&request).await.map_err(KmsAttemptError::Call)?;
         let answer = |reason: &str| KmsAttemptError::Answer { reason: reason.to_owned() };
         let root = CertificateDer::from_pem_slice(response.ca_cert.as_bytes()).map_err(|_| answer("its root is not a certificate"))?;
         let spki = dstack_ra_tls::RaTlsCertificate::parse(&root).map_err(|error| answer(&error.to_string()))?.spki_der().to_vec();

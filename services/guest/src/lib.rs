@@ -16,6 +16,7 @@ pub mod host_notify;
 pub mod initrd;
 pub mod kernel_modules;
 pub mod kms_client;
+pub mod kms_trust;
 pub mod mounts;
 pub mod pid_one;
 pub mod small_commands;

@@ -7,6 +7,8 @@ mod fixture;
 mod inside;
 #[path = "agent/kms.rs"]
 mod kms;
+#[path = "agent/kms_trust.rs"]
+mod kms_trust;
 #[path = "agent/outside.rs"]
 mod outside;
 #[path = "agent/restart.rs"]

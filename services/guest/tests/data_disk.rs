@@ -7,17 +7,18 @@
 
 use std::{
     fs,
-    io::{Seek as _, SeekFrom, Write as _},
+    io::{Read as _, Seek as _, SeekFrom, Write as _},
     path::{Path, PathBuf},
     process::Command,
 };
 
 use dstack_api::UserFacing as _;
 use dstack_guest::{
-    boot::disk::{DataDisk, DiskError, DiskOutcome, DiskState, MAPPING},
+    boot::disk::{DataDisk, DiskError, DiskKeys, DiskOutcome, DiskState, MAPPING},
     command::{CommandError, Invocation, Runner, SystemRunner},
 };
 use dstack_key_hierarchy::Secret;
+use sha2::{Digest as _, Sha256};
 
 const MIB: u64 = 1 << 20;
 
@@ -56,7 +57,22 @@ impl Bench {
 
     fn unlock_with(&self, runner: &LoopMapper, key: u8) -> Result<DiskOutcome, DiskError> {
         let disk = self.disk(runner);
-        disk.unlock(disk.state()?, &Secret::new([key; 32]), &self.target())
+        disk.unlock(disk.state()?, DiskKeys::only(&Secret::new([key; 32])), &self.target())
+    }
+
+    /// With the key of a later epoch, and that of the one before.
+    fn unlock_in_epoch(&self, runner: &LoopMapper, current: u8, older: u8) -> Result<DiskOutcome, DiskError> {
+        let (current, older) = (Secret::new([current; 32]), Secret::new([older; 32]));
+        let disk = self.disk(runner);
+        disk.unlock(disk.state()?, DiskKeys { current: &current, older: &[&Secret::new([99; 32]), &older] }, &self.target())
+    }
+
+    fn read_at(&self, offset: u64, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        let mut file = fs::File::open(&self.device).unwrap();
+        file.seek(SeekFrom::Start(offset)).unwrap();
+        file.read_exact(&mut bytes).unwrap();
+        bytes
     }
 
     fn unlock(&self, key: u8) -> Result<DiskOutcome, DiskError> {
@@ -109,7 +125,7 @@ impl Runner for LoopMapper {
         if format!("{invocation:?}").contains(self.crash_at) {
             return Err(CommandError::TimedOut { program: invocation.program.clone(), patience: invocation.patience });
         }
-        if invocation.args.first().is_none_or(|verb| verb != "open") {
+        if invocation.args.first().is_none_or(|verb| verb != "open") || invocation.args.contains(&"--test-passphrase".to_owned()) {
             return SystemRunner.run(invocation);
         }
         let mut check = invocation.clone();
@@ -146,6 +162,49 @@ fn another_key_does_not_open_it_and_changes_nothing() {
 
     assert!(matches!(error, DiskError::WrongKey(_)), "{error}");
     assert_eq!(bench.unlock(1).unwrap(), DiskOutcome::Opened);
+}
+
+#[test]
+fn a_disk_of_an_earlier_epoch_gets_the_current_key_and_keeps_its_data() {
+    let Some(bench) = Bench::new(96 * MIB) else { return };
+    bench.unlock(1).unwrap();
+    fs::write(bench.target().join("file"), "content").unwrap();
+    bench.lock();
+
+    assert_eq!(bench.unlock_in_epoch(&bench.runner(), 2, 1).unwrap(), DiskOutcome::Rekeyed);
+    assert_eq!(fs::read_to_string(bench.target().join("file")).unwrap(), "content");
+    bench.lock();
+
+    assert!(matches!(bench.unlock(1), Err(DiskError::WrongKey(_))), "the old key is no use any more");
+    assert_eq!(bench.unlock(2).unwrap(), DiskOutcome::Opened);
+    assert_eq!(fs::read_to_string(bench.target().join("file")).unwrap(), "content");
+}
+
+#[test]
+fn a_change_of_the_key_that_breaks_off_leaves_the_old_or_the_new_one() {
+    let Some(bench) = Bench::new(96 * MIB) else { return };
+    bench.unlock(1).unwrap();
+    bench.lock();
+    let old = bench.read_at(0, 1 << 20);
+    assert!(bench.unlock_in_epoch(&LoopMapper { crash_at: "luksChangeKey", ..bench.runner() }, 2, 1).is_err());
+    assert!(old == bench.read_at(0, 1 << 20), "the disk was changed");
+    bench.unlock_in_epoch(&bench.runner(), 2, 1).unwrap();
+    bench.lock();
+    let new = bench.read_at(0, 1 << 20);
+    let mark = [b"dstack data disk: new header v1\n".as_slice(), &Sha256::digest(&new)].concat();
+
+    for written in [0, 512, 4096, 100_000] {
+        bench.write_at(0, &[&new[..written], &old[written..]].concat());
+        bench.write_at(8 << 20, &mark);
+
+        assert_eq!(bench.unlock_in_epoch(&bench.runner(), 2, 1).unwrap(), DiskOutcome::Opened, "{written} bytes were written");
+        bench.lock();
+        assert!(new == bench.read_at(0, 1 << 20));
+        assert_eq!(bench.read_at(8 << 20, 32), [0; 32]);
+    }
+    bench.write_at(0, &old);
+    bench.write_at(8 << 20, &[&mark[..32], &[1; 32]].concat());
+    assert_eq!(bench.unlock_in_epoch(&bench.runner(), 2, 1).unwrap(), DiskOutcome::Rekeyed, "a header that is not whole does not count");
 }
 
 #[test]

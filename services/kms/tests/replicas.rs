@@ -17,11 +17,17 @@ use std::{
 };
 
 use dstack_api::kms::{AppKeyResponse, Empty, OnboardClient, OnboardRequest};
+use dstack_attestation::{Policy, TrustAnchors, Verifier};
 use dstack_attester::{Attester, SimulatedDevice};
-use dstack_guest::kms_client::{KmsDirectory, KmsIdentity};
+use dstack_guest::{
+    kms_client::{KmsDirectory, KmsIdentity},
+    kms_trust::KmsTrust,
+};
 use dstack_kms::config::{ConfigFile, FirstStart};
+use dstack_manifest::KeyScheme;
+use dstack_ra_tls::{EvidenceVerifier, VerificationLimits, collateral::CollateralClient};
 use dstack_rpc::{Client, Endpoint};
-use testbed::{Guest, Stack, machine::Machine};
+use testbed::{Guest, Stack, der_of, machine::Machine};
 
 const CLIENTS: usize = 2;
 const RELEASES: usize = 24;
@@ -171,8 +177,17 @@ async fn guest(stack: &Stack, number: usize) -> (Machine, KmsIdentity) {
     (machine, identity)
 }
 
+/// Any KMS that proves its TEE, as guests of apps that pin none believe.
+fn trust_in_evidence(stack: &Stack) -> KmsTrust {
+    let root = der_of(&std::fs::read_to_string(stack.path("tee/root.pem")).unwrap());
+    let anchors = TrustAnchors::hardware().danger_simulated_root(root.to_vec()).unwrap();
+    let collateral = CollateralClient::new(&stack.collateral_url).unwrap();
+    let verification = EvidenceVerifier::new(Verifier::new(anchors, Policy::default()), collateral, VerificationLimits::default());
+    KmsTrust::new(None, Arc::new(verification))
+}
+
 async fn release(directory: &KmsDirectory, identity: &KmsIdentity) -> Result<AppKeyResponse, String> {
-    let keys = directory.first(identity, |session| async move { session.app_keys(String::new()).await }).await;
+    let keys = directory.first(identity, |session| async move { session.app_keys(String::new(), KeyScheme::Compatible).await }).await;
     keys.map_err(|error| error.to_string())
 }
 
@@ -204,7 +219,7 @@ async fn no_release_fails_while_one_of(hosts: usize) {
         // Every client begins with another host, so each host has load.
         let mut urls = urls.clone();
         urls.rotate_left(number % hosts);
-        let (directory, done) = (KmsDirectory { urls, pinned_root: None }, Arc::clone(&done));
+        let (directory, done) = (KmsDirectory { urls, trust: trust_in_evidence(&stack) }, Arc::clone(&done));
         clients.push(tokio::spawn(async move {
             let _machine = machine;
             let mut answers = Vec::new();

@@ -62,6 +62,29 @@ fn requirements_that_are_not_known_are_refused() {
 }
 
 #[test]
+fn separated_keys_are_a_demand_on_a_kms() {
+    let with = |scheme: &str, provider: &str| {
+        let extra = format!(":\"3\",\"key_provider\":\"{provider}\",\"requirements\":{{\"key_scheme\":\"{scheme}\"}},");
+        AppCompose::parse(MINIMAL.replace(":2,", &extra).into_bytes())
+    };
+
+    assert_eq!(with("separated", "kms").unwrap().document().key_scheme(), KeyScheme::Separated);
+    assert_eq!(with("compatible", "none").unwrap().document().key_scheme(), KeyScheme::Compatible);
+    assert!(matches!(with("separated", "none"), Err(AppComposeError::Field { field: "requirements.key_scheme", .. })));
+    assert!(matches!(with("other", "kms"), Err(AppComposeError::Syntax { .. })));
+    let without = AppCompose::parse(MINIMAL.as_bytes().to_vec()).unwrap();
+    assert_eq!(without.document().key_scheme(), KeyScheme::Compatible);
+}
+
+#[test]
+fn a_document_without_demands_is_written_as_before() {
+    let compose = AppCompose::from_document(AppComposeDocument::for_docker_compose("hello", "services: {}\n")).unwrap();
+
+    assert!(!String::from_utf8_lossy(compose.raw()).contains("key_scheme"));
+    assert_eq!(compose.compose_hash().to_string(), "60ed614dc5154bd248c383a3f19702ddeb6b6bc0b13633b870ce900ee2be416d");
+}
+
+#[test]
 fn volumes_cannot_leave_their_directory_or_share_a_target() {
     let volume = |source: &str, target: &str| format!(r#"{{"source":"{source}","verity_root":"{}","target":"{target}"}}"#, "00".repeat(32));
     let with = |list: &str| MINIMAL.replace("\"name\"", &format!("\"verity_volumes\":[{list}],\"name\""));

@@ -12,7 +12,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use super::{
     handshake::ByRule,
-    pinned::{AnyServer, PinnedServer},
+    pinned::{AnyServer, PinnedServer, ServerLeaf},
     sessions::{ClientSessions, MAX_SESSION_AGE, ServerSessions},
 };
 use crate::CertKey;
@@ -41,11 +41,25 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
 /// A KMS is issued by the root itself: for that usage no authority in between is accepted, and no certificate that names an application.
 /// So nothing that an application's authority issues passes for the KMS. `identity`: shown when the server asks.
 pub fn pinned_client(root: &CertificateDer<'static>, usage: &str, identity: Option<&Identity>) -> Result<ClientConfig, Error> {
+    client(Arc::new(ByRule::new(pinned(root, usage)?, provider())), identity)
+}
+
+/// [`pinned_client`] that also says which certificate the server showed, so that the evidence in it can be judged before anything is sent,
+/// and that accepts no other certificate afterwards: what was judged is what is talked to.
+pub fn pinned_client_keeping_leaf(
+    root: &CertificateDer<'static>,
+    usage: &str,
+    identity: Option<&Identity>,
+) -> Result<(ClientConfig, ServerLeaf), Error> {
+    let leaf = ServerLeaf::default();
+    let rule = pinned(root, usage)?.keeping(leaf.clone());
+    Ok((client(Arc::new(ByRule::new(rule, provider())), identity)?, leaf))
+}
+
+fn pinned(root: &CertificateDer<'static>, usage: &str) -> Result<PinnedServer, Error> {
     let mut roots = RootCertStore::empty();
     roots.add(root.clone())?;
-    let provider = provider();
-    let rule = PinnedServer::new(roots, usage, provider.signature_verification_algorithms);
-    client(Arc::new(ByRule::new(rule, provider)), identity)
+    Ok(PinnedServer::new(roots, usage, provider().signature_verification_algorithms))
 }
 
 /// Client that accepts any server. What it hears is worth nothing by itself; it serves to fetch a KMS's certificates, which are then pinned.

@@ -20,6 +20,7 @@ mod pinned;
 mod sessions;
 
 pub use attested::{attested_client, attested_server};
-pub use config::{Identity, anonymous_server, danger_unverified_client, pinned_client, server};
+pub use config::{Identity, anonymous_server, danger_unverified_client, pinned_client, pinned_client_keeping_leaf, server};
 pub use handshake::{ByRule, PeerCertificates, Shown};
+pub use pinned::ServerLeaf;
 pub use sessions::MAX_SESSION_AGE;

@@ -1,11 +1,31 @@
 //! Rules for servers that are known by their authority, or not at all.
 
+use std::sync::{Arc, OnceLock};
+
 use rustls::{
     Error, RootCertStore, client::verify_server_cert_signed_by_trust_anchor, crypto::WebPkiSupportedAlgorithms, server::ParsedCertificate,
 };
 
+use rustls_pki_types::CertificateDer;
+
 use super::handshake::{PeerCertificates, Shown};
 use crate::{Extension, RaTlsCertificate, usage};
+
+/// The certificate that a server showed in the first handshake of a configuration; in later ones it must show the same.
+#[derive(Debug, Clone, Default)]
+pub struct ServerLeaf(Arc<OnceLock<CertificateDer<'static>>>);
+
+impl ServerLeaf {
+    /// The certificate; none before the first handshake.
+    #[must_use]
+    pub fn get(&self) -> Option<&CertificateDer<'static>> {
+        self.0.get()
+    }
+
+    fn is_or_becomes(&self, leaf: &CertificateDer<'_>) -> bool {
+        self.0.get_or_init(|| leaf.clone().into_owned()) == leaf
+    }
+}
 
 /// Accepts servers under one root with one usage.
 #[derive(Debug)]
@@ -13,11 +33,17 @@ pub(super) struct PinnedServer {
     roots: RootCertStore,
     usage: String,
     algorithms: WebPkiSupportedAlgorithms,
+    leaf: Option<ServerLeaf>,
 }
 
 impl PinnedServer {
     pub(super) fn new(roots: RootCertStore, usage: &str, algorithms: WebPkiSupportedAlgorithms) -> Self {
-        Self { roots, usage: usage.to_owned(), algorithms }
+        Self { roots, usage: usage.to_owned(), algorithms, leaf: None }
+    }
+
+    /// Writes the server's certificate down in `leaf`, and accepts no other from then on.
+    pub(super) fn keeping(self, leaf: ServerLeaf) -> Self {
+        Self { leaf: Some(leaf), ..self }
     }
 }
 
@@ -33,6 +59,9 @@ impl PeerCertificates for PinnedServer {
         }
         if is_kms && parsed.payload(Extension::AppId).is_some() {
             return Err(Error::General("server certificate is an application's, expected the KMS".to_owned()));
+        }
+        if self.leaf.as_ref().is_some_and(|leaf| !leaf.is_or_becomes(shown.leaf)) {
+            return Err(Error::General("server changed its certificate".to_owned()));
         }
         Ok(())
     }

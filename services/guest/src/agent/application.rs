@@ -16,7 +16,7 @@ use dstack_manifest::{
 };
 
 use crate::{
-    app_keys::{AppKeysDocument, AppKeysError},
+    app_keys::{AppKeysDocument, AppKeysError, EpochKey},
     boot::measured::event_version,
 };
 
@@ -105,6 +105,8 @@ pub struct Application {
     pub is_simulated: bool,
     /// The keys.
     pub keys: AppKeys,
+    /// The application's keys of every epoch, the current one first.
+    pub epoch_keys: Vec<EpochKey>,
     /// The keys' document, which knows where they came from.
     pub document: AppKeysDocument,
 }
@@ -120,7 +122,7 @@ impl Application {
         let sys_config: SysConfig = serde_json::from_str(&sys_config_text).map_err(refuse)?;
         let vm_config = sys_config.parse_vm_config().map_err(refuse)?;
         let document = AppKeysDocument::load(&share.join(".appkeys.json"))?;
-        let keys = document.keys()?;
+        let (keys, epoch_keys) = (document.keys()?, document.epoch_keys()?);
 
         let events = attester.runtime_events()?;
         let log = EventLog::new(events.iter().map(dstack_event_log::RuntimeEvent::to_event).collect())?;
@@ -150,6 +152,7 @@ impl Application {
             sys_config,
             is_simulated,
             keys,
+            epoch_keys,
             document,
         })
     }

@@ -12,7 +12,7 @@ use dstack_api::{
         GetTlsKeyResponse, RawQuoteArgs, WorkerVersion,
     },
 };
-use dstack_key_hierarchy::PathKeyAlgorithm;
+use dstack_key_hierarchy::{PathKey, PathKeyAlgorithm};
 use dstack_ra_tls::CertConfig;
 use dstack_rpc::{Caller, GetPolicy, error_response, mount};
 
@@ -64,9 +64,18 @@ impl DstackGuestRpc for Inside {
             Ok(PathKeyAlgorithm::Secp256k1Prehashed) | Err(_) => return refuse("Unsupported algorithm", "use secp256k1 or ed25519"),
             Ok(algorithm) => algorithm,
         };
-        let key = self.0.application.keys.path_key(&request.path, &request.purpose, algorithm);
+        let epochs = &self.0.application.epoch_keys;
+        let Some(of) = epochs.iter().find(|keys| request.epoch == 0 || keys.epoch == request.epoch) else {
+            return refuse("there is no key of this epoch", "ask for an epoch in readable_epochs, or for the current one (0)");
+        };
+        let key = PathKey::derive(&of.k256_key, of.k256_signature.as_ref(), &request.path, &request.purpose, algorithm);
         let key = key.map_err(|error| RpcError::internal(error.to_string()))?;
-        Ok(GetKeyResponse { key: key.key().expose().to_vec(), signature_chain: key.signature_chain().to_vec() })
+        Ok(GetKeyResponse {
+            key: key.key().expose().to_vec(),
+            signature_chain: key.signature_chain().to_vec(),
+            epoch: of.epoch,
+            readable_epochs: epochs.iter().rev().map(|keys| keys.epoch).filter(|epoch| *epoch != 0).collect(),
+        })
     }
 
     async fn get_quote(&self, _caller: Caller, request: RawQuoteArgs) -> Result<GetQuoteResponse, RpcError> {

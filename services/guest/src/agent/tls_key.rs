@@ -23,6 +23,7 @@ use crate::{
     app_keys::ProviderDocument,
     boot::keys::MrConfigIdCheck,
     kms_client::{EvidenceRefusal, KmsAttemptError, KmsDirectory, KmsIdentity, KmsSession, validity},
+    kms_trust::KmsTrust,
 };
 
 const MAX_NAMES: usize = 64;
@@ -134,7 +135,8 @@ impl TlsDesk {
         let mut urls = vec![url.to_owned()];
         urls.extend(self.application.sys_config.kms_urls.iter().filter(|other| *other != url).cloned());
         let pinned_root = hex::decode(root).map_err(|error| RpcError::internal(format!("root of the KMS: {error}")))?;
-        Ok(KmsDirectory { urls, pinned_root: Some(pinned_root) })
+        let trust = KmsTrust::in_hardware(Some(pinned_root), &self.application.sys_config);
+        Ok(KmsDirectory { urls, trust: trust.map_err(|error| RpcError::from_user_facing(&error))? })
     }
 
     fn identity(&self) -> KmsIdentity {

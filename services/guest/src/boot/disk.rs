@@ -1,5 +1,8 @@
 //! The data disk: LUKS2 with a key that only this application instance gets, ext4 inside.
 //!
+//! A disk that still has the key of an earlier epoch gets the current one's. The new header is first written whole to a spare place and
+//! then over the old one, so that a loss of power at any point leaves a header that opens.
+//!
 //! A disk is in one of four states. *Blank*: its beginning is zero; it is formatted. *Formatting*: it carries our mark
 //! at the end of the header area; the formatting was interrupted and is done again, for nothing was stored yet.
 //! *Ready*: a LUKS header without mark; it is opened. *Foreign*: anything else; it is refused and left alone.
@@ -15,7 +18,12 @@ use dstack_api::UserFacing;
 use dstack_key_hierarchy::Secret;
 use nix::mount::MsFlags;
 
-use super::luks_header::{self, DATA_OFFSET_BYTES, HEADER_BYTES, HeaderError};
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    host_share::write_private,
+    luks_header::{self, DATA_OFFSET_BYTES, HEADER_BYTES, HeaderError},
+};
 use crate::{
     block_device,
     command::{CommandError, Invocation, Runner},
@@ -35,6 +43,10 @@ const MIN_DISK_BYTES: u64 = 64 << 20;
 const ITERATIONS: &str = "1000";
 /// A disk that is larger than its file system by less than this is not worth growing.
 const GROWTH_BYTES: u64 = 16 << 20;
+/// Where a new header lies until it has replaced the old one: 4 KiB with [`REPLACEMENT_MARK`] and its SHA-256, then the header.
+const REPLACEMENT_OFFSET_BYTES: u64 = 8 << 20;
+const REPLACEMENT_MARK: &[u8; 32] = b"dstack data disk: new header v1\n";
+const REPLACEMENT_PREFIX_BYTES: usize = 4096;
 const FORMAT_PATIENCE: Duration = Duration::from_secs(300);
 
 /// Why the data disk cannot be used.
@@ -124,6 +136,25 @@ pub enum DiskOutcome {
     Formatted,
     /// It was opened as it was.
     Opened,
+    /// It was opened with an older key and has the current one now.
+    Rekeyed,
+}
+
+/// What a disk may be encrypted with.
+#[derive(Debug, Clone, Copy)]
+pub struct DiskKeys<'a> {
+    /// What it is encrypted with from now on.
+    pub current: &'a Secret<32>,
+    /// What it may still have, the latest first.
+    pub older: &'a [&'a Secret<32>],
+}
+
+impl<'a> DiskKeys<'a> {
+    /// The only key there is.
+    #[must_use]
+    pub fn only(current: &'a Secret<32>) -> Self {
+        Self { current, older: &[] }
+    }
 }
 
 /// The data disk and the programs that work on it.
@@ -164,18 +195,15 @@ impl DataDisk<'_> {
         })
     }
 
-    /// Opens the disk with `key` and mounts it on `target`; formats it first if it is blank or half formatted.
+    /// Opens the disk with one of `keys` and mounts it on `target`; formats it first if it is blank or half formatted.
     ///
     /// Errors: foreign, tampered with, another key, or a program failed. A disk with data is never formatted.
-    pub fn unlock(&self, state: DiskState, key: &Secret<32>, target: &Path) -> Result<DiskOutcome, DiskError> {
+    pub fn unlock(&self, state: DiskState, keys: DiskKeys<'_>, target: &Path) -> Result<DiskOutcome, DiskError> {
         let outcome = match state {
             DiskState::Foreign => return Err(DiskError::Foreign),
-            DiskState::Ready => {
-                self.open_existing(key)?;
-                DiskOutcome::Opened
-            }
+            DiskState::Ready => self.open_existing(keys)?,
             DiskState::Blank | DiskState::Formatting => {
-                self.format(key)?;
+                self.format(keys.current)?;
                 DiskOutcome::Formatted
             }
         };
@@ -241,19 +269,106 @@ impl DataDisk<'_> {
         self.run("making the file system", mkfs.patience(FORMAT_PATIENCE))
     }
 
-    fn open_existing(&self, key: &Secret<32>) -> Result<(), DiskError> {
+    fn open_existing(&self, keys: DiskKeys<'_>) -> Result<DiskOutcome, DiskError> {
+        self.finish_replacement()?;
+        self.copy_header()?;
+        let mut outcome = DiskOutcome::Opened;
+        if let Err(error) = self.open_with(keys.current) {
+            if !matches!(error, DiskError::WrongKey(_)) {
+                return Err(error);
+            }
+            let Some(older) = keys.older.iter().find(|key| self.accepts(key)) else { return Err(error) };
+            self.change_key(older, keys.current)?;
+            self.open_with(keys.current)?;
+            outcome = DiskOutcome::Rekeyed;
+        }
+        self.check_file_system()?;
+        Ok(outcome)
+    }
+
+    /// Takes the header to where the host cannot change it, and checks it there.
+    fn copy_header(&self) -> Result<(), DiskError> {
         let read = |source| DiskError::Io { operation: "reading the header", source };
         let mut header = vec![0_u8; HEADER_BYTES];
         fs::File::open(&self.device).and_then(|mut file| file.read_exact(&mut header)).map_err(read)?;
         luks_header::check_and_pin(&mut header)?;
         header.resize(usize::try_from(DATA_OFFSET_BYTES).unwrap_or(HEADER_BYTES), 0);
-        fs::write(self.header_copy(), &header).map_err(|source| DiskError::Io { operation: "copying the header", source })?;
+        fs::write(self.header_copy(), &header).map_err(|source| DiskError::Io { operation: "copying the header", source })
+    }
+
+    fn open_with(&self, key: &Secret<32>) -> Result<(), DiskError> {
         self.open(key).map_err(|source| match source {
             // cryptsetup(8): 2 is no permission, that is, a bad passphrase.
             CommandError::Failed { code: Some(2), .. } => DiskError::WrongKey(source),
             source => DiskError::Program { operation: "opening", source },
-        })?;
-        self.check_file_system()
+        })
+    }
+
+    /// Whether the copied header has this key.
+    fn accepts(&self, key: &Secret<32>) -> bool {
+        let (header, device) = (self.header_copy().display().to_string(), self.device.display().to_string());
+        let arguments = ["open", "--test-passphrase", "--type", "luks2", "--key-file", "-", "--header", &header, &device];
+        self.runner.run(&self.cryptsetup(&arguments, key)).is_ok()
+    }
+
+    /// Gives the disk another key: in the copied header first, then on the disk.
+    fn change_key(&self, old: &Secret<32>, new: &Secret<32>) -> Result<(), DiskError> {
+        let new_key = self.scratch.join("luks-new-key");
+        let write = |source| DiskError::Io { operation: "preparing the new key", source };
+        write_private(&new_key, new.to_hex().as_bytes()).map_err(write)?;
+        let (header, device, file) =
+            (self.header_copy().display().to_string(), self.device.display().to_string(), new_key.display().to_string());
+        let arguments = [
+            "luksChangeKey",
+            "--batch-mode",
+            "--type",
+            "luks2",
+            "--hash",
+            "sha256",
+            "--pbkdf",
+            "pbkdf2",
+            "--pbkdf-force-iterations",
+            ITERATIONS,
+            "--key-file",
+            "-",
+            "--header",
+            &header,
+            &device,
+            &file,
+        ];
+        let changed = self.run("changing the key", self.cryptsetup(&arguments, old));
+        // The directory is in memory only.
+        fs::remove_file(&new_key).map_err(write)?;
+        changed?;
+        self.replace_header()?;
+        self.copy_header()
+    }
+
+    /// Writes the copied header over the disk's. From the mark on, [`Self::finish_replacement`] completes what is interrupted.
+    fn replace_header(&self) -> Result<(), DiskError> {
+        let write = |source| DiskError::Io { operation: "replacing the header", source };
+        let mut header = vec![0_u8; HEADER_BYTES];
+        fs::File::open(self.header_copy()).and_then(|mut file| file.read_exact(&mut header)).map_err(write)?;
+        luks_header::check_and_pin(&mut header.clone())?;
+        let prefix = [REPLACEMENT_MARK.as_slice(), &Sha256::digest(&header)].concat();
+        self.write_at(REPLACEMENT_OFFSET_BYTES + REPLACEMENT_PREFIX_BYTES as u64, &header).map_err(write)?;
+        self.write_at(REPLACEMENT_OFFSET_BYTES, &prefix).map_err(write)?;
+        self.finish_replacement()
+    }
+
+    /// Completes the replacement of a header, if one was begun. A header that the host put there is checked like any other.
+    fn finish_replacement(&self) -> Result<(), DiskError> {
+        let io = |source| DiskError::Io { operation: "replacing the header", source };
+        let mut spare = vec![0_u8; REPLACEMENT_PREFIX_BYTES + HEADER_BYTES];
+        let mut disk = fs::File::open(&self.device).map_err(io)?;
+        disk.seek(SeekFrom::Start(REPLACEMENT_OFFSET_BYTES)).and_then(|_| disk.read_exact(&mut spare)).map_err(io)?;
+        let (prefix, header) = spare.split_at(REPLACEMENT_PREFIX_BYTES);
+        let prefix = prefix.strip_prefix(REPLACEMENT_MARK).filter(|rest| rest.starts_with(&Sha256::digest(header)));
+        if prefix.is_none() {
+            return Ok(());
+        }
+        self.write_at(0, header).map_err(io)?;
+        self.write_at(REPLACEMENT_OFFSET_BYTES, &[0; REPLACEMENT_MARK.len()]).map_err(io)
     }
 
     /// Replays the journal and repairs what can be repaired; fills the disk if it was enlarged since.
@@ -311,15 +426,19 @@ impl DataDisk<'_> {
         let write = |source| DiskError::Io { operation: "writing the header", source };
         let mut bytes = vec![0_u8; HEADER_BYTES];
         fs::File::open(header).and_then(|mut file| file.read_exact(&mut bytes)).map_err(write)?;
-        let mut disk = fs::OpenOptions::new().write(true).open(&self.device).map_err(write)?;
-        disk.write_all(&bytes).and_then(|()| disk.sync_all()).map_err(write)
+        self.write_at(0, &bytes).map_err(write)
     }
 
     fn write_mark(&self, mark: &[u8]) -> Result<(), DiskError> {
-        let write = |source| DiskError::Io { operation: "marking", source };
-        let mut disk = fs::OpenOptions::new().write(true).open(&self.device).map_err(write)?;
-        disk.seek(SeekFrom::Start(MARK_OFFSET_BYTES)).map_err(write)?;
-        disk.write_all(mark).and_then(|()| disk.sync_all()).map_err(write)
+        self.write_at(MARK_OFFSET_BYTES, mark).map_err(|source| DiskError::Io { operation: "marking", source })
+    }
+
+    /// Writes, and returns once it is on the disk.
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut disk = fs::OpenOptions::new().write(true).open(&self.device)?;
+        disk.seek(SeekFrom::Start(offset))?;
+        disk.write_all(bytes)?;
+        disk.sync_all()
     }
 }
 

@@ -54,13 +54,16 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// Opens what the host delivered. `sealed`: untrusted.
+    /// Opens what the host delivered. `sealed`: untrusted. `keys`: that it may be sealed to, the current one first.
     ///
     /// Errors: it cannot be opened; an application never starts with an empty environment instead.
-    pub fn open(sealed: Option<&[u8]>, key: Option<&EnvSecret>, allowed: &[String], provider: &str) -> Result<Self, EnvironmentError> {
+    pub fn open(sealed: Option<&[u8]>, keys: &[&EnvSecret], allowed: &[String], provider: &str) -> Result<Self, EnvironmentError> {
         let Some(sealed) = sealed else { return Ok(Self::default()) };
-        let key = key.ok_or_else(|| EnvironmentError::NoKey { provider: provider.to_owned() })?;
-        let opened = open_env(key, sealed, allowed)?;
+        let (current, older) = keys.split_first().ok_or_else(|| EnvironmentError::NoKey { provider: provider.to_owned() })?;
+        let opened = match open_env(current, sealed, allowed) {
+            Ok(opened) => opened,
+            Err(error) => older.iter().find_map(|key| open_env(key, sealed, allowed).ok()).ok_or(error)?,
+        };
         Ok(Self { vars: opened.vars, skipped: opened.skipped })
     }
 
@@ -132,18 +135,30 @@ mod tests {
         let secret = EnvSecret::new(Secret::new([7; 32]));
         let sealed = seal_env(&secret.public_key(), &[var("GOOD", "1"), var("LD_PRELOAD", "/evil")], &mut OsRng).unwrap();
 
-        let environment = Environment::open(Some(&sealed), Some(&secret), &["GOOD".to_owned()], "kms").unwrap();
+        let environment = Environment::open(Some(&sealed), &[&secret], &["GOOD".to_owned()], "kms").unwrap();
 
         assert_eq!(&*environment.file(), "GOOD=\"1\"\n");
         assert_eq!(environment.skipped, ["LD_PRELOAD"]);
     }
 
     #[test]
+    fn what_was_sealed_in_an_earlier_epoch_is_opened() {
+        let (new, old, other) =
+            (EnvSecret::new(Secret::new([7; 32])), EnvSecret::new(Secret::new([8; 32])), EnvSecret::new(Secret::new([9; 32])));
+        let sealed = seal_env(&old.public_key(), &[var("A", "1")], &mut OsRng).unwrap();
+
+        let environment = Environment::open(Some(&sealed), &[&new, &old], &["A".to_owned()], "kms").unwrap();
+
+        assert_eq!(&*environment.file(), "A=\"1\"\n");
+        assert!(matches!(Environment::open(Some(&sealed), &[&new, &other], &[], "kms"), Err(EnvironmentError::Open(_))));
+    }
+
+    #[test]
     fn what_cannot_be_opened_is_an_error_and_not_an_empty_environment() {
         let secret = EnvSecret::new(Secret::new([7; 32]));
 
-        assert!(matches!(Environment::open(Some(&[0; 100]), Some(&secret), &[], "kms"), Err(EnvironmentError::Open(_))));
-        assert!(matches!(Environment::open(Some(&[0; 100]), None, &[], "none"), Err(EnvironmentError::NoKey { .. })));
-        assert!(Environment::open(None, None, &[], "none").unwrap().vars().is_empty());
+        assert!(matches!(Environment::open(Some(&[0; 100]), &[&secret], &[], "kms"), Err(EnvironmentError::Open(_))));
+        assert!(matches!(Environment::open(Some(&[0; 100]), &[], &[], "none"), Err(EnvironmentError::NoKey { .. })));
+        assert!(Environment::open(None, &[], &[], "none").unwrap().vars().is_empty());
     }
 }

@@ -1,4 +1,6 @@
 //! Third phase: the keys of this application instance.
+//!
+//! With separated keys there is one set per epoch: the current one, and the older ones as long as the KMS hands them out.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,18 +8,20 @@ use dstack_api::{UserFacing, kms::AppKeyResponse};
 use dstack_attestation::UnverifiedQuote;
 use dstack_attester::{Attester, AttesterError, Quoted};
 use dstack_event_log::names;
-use dstack_key_hierarchy::{AppKeys, EnvSecret, InvalidKey, K256Key, LocalAppKeys, Secret, SecretLengthError};
+use dstack_key_hierarchy::{AppKeys, InvalidKey, LocalAppKeys, Secret};
 use dstack_manifest::{KeyProviderKind, OsImageHash};
-use dstack_ra_tls::{AuthorityError, CaProfile, CertKey, CertificateAuthority, KeyError};
+use dstack_ra_tls::{AuthorityError, CaProfile, CertKey, CertificateAuthority, KeyError, collateral::FetchError};
 use rand_core::OsRng;
 
 use super::{
     measured::{ConfigMeasured, MeasureError, pinned_provider},
     network::NetworkUp,
+    received_keys::{EpochAppKeys, ReceivedKeys, parse_keys},
 };
 use crate::{
     app_keys::{AppKeysDocument, ProviderDocument},
-    kms_client::{EvidenceRefusal, KmsAttemptError, KmsDirectory, KmsError, KmsIdentity, KmsSession, validity},
+    kms_client::{EvidenceRefusal, KmsDirectory, KmsError, KmsIdentity, KmsSession, validity},
+    kms_trust::KmsTrust,
 };
 
 /// When nobody answered: a KMS that is being restarted gets this much time.
@@ -30,6 +34,9 @@ pub enum KeysError {
     /// No KMS helped.
     #[error(transparent)]
     Kms(#[from] KmsError),
+    /// The host's source of collateral.
+    #[error(transparent)]
+    Collateral(#[from] FetchError),
     /// The configuration or the TEE.
     #[error(transparent)]
     Measure(#[from] MeasureError),
@@ -57,6 +64,7 @@ impl UserFacing for KeysError {
     fn code(&self) -> &'static str {
         match self {
             Self::Kms(error) => error.code(),
+            Self::Collateral(error) => error.code(),
             Self::Measure(error) => error.code(),
             Self::Attester(error) => error.code(),
             Self::NotImplemented { .. } => "guest/not-implemented",
@@ -67,6 +75,7 @@ impl UserFacing for KeysError {
     fn fix(&self) -> String {
         match self {
             Self::Kms(error) => error.fix(),
+            Self::Collateral(error) => error.fix(),
             Self::Measure(error) => error.fix(),
             Self::Attester(error) => error.fix(),
             Self::NotImplemented { .. } => "use the key provider kms or none".to_owned(),
@@ -80,8 +89,10 @@ impl UserFacing for KeysError {
 pub struct KeysObtained {
     /// What was measured.
     pub measured: ConfigMeasured,
-    /// The keys.
+    /// The keys; of apps with epochs those of the current one.
     pub keys: AppKeys,
+    /// Of earlier epochs, the latest first.
+    pub older: Vec<EpochAppKeys>,
     /// The same as a document for the guest agent.
     pub document: AppKeysDocument,
 }
@@ -91,31 +102,33 @@ impl ConfigMeasured {
     ///
     /// Errors: the provider refuses, is not the pinned one, or is not implemented.
     pub async fn obtain_keys(self, _network: &NetworkUp) -> Result<KeysObtained, KeysError> {
-        let (keys, document) = match self.config.app.document().key_provider() {
+        let (keys, older, document) = match self.config.app.document().key_provider() {
             KeyProviderKind::Kms => self.keys_from_kms().await?,
             KeyProviderKind::None => self.keys_from_nowhere()?,
             provider => return Err(KeysError::NotImplemented { provider }),
         };
         self.extend(names::KEY_PROVIDER, document.provider_info().as_bytes())?;
-        Ok(KeysObtained { measured: self, keys, document })
+        Ok(KeysObtained { measured: self, keys, older, document })
     }
 
-    async fn keys_from_kms(&self) -> Result<(AppKeys, AppKeysDocument), KeysError> {
-        let directory = KmsDirectory { urls: self.config.sys_config.kms_urls.clone(), pinned_root: pinned_provider(&self.config.app)? };
-        let vm_config = &self.config.sys_config.vm_config;
+    async fn keys_from_kms(&self) -> Result<(AppKeys, Vec<EpochAppKeys>, AppKeysDocument), KeysError> {
+        let sys_config = &self.config.sys_config;
+        let trust = KmsTrust::in_hardware(pinned_provider(&self.config.app)?, sys_config)?;
+        let directory = KmsDirectory { urls: sys_config.kms_urls.clone(), trust };
+        let (vm_config, scheme) = (&sys_config.vm_config, self.config.app.document().key_scheme());
         let identity = self.kms_identity();
-        let (session, response) = directory
+        let (session, response, received) = directory
             .first_patiently(&identity, &RETRY_PAUSES, |session| async move {
-                let response = session.app_keys(vm_config.clone()).await?;
-                Ok((session, response))
+                let response = session.app_keys(vm_config.clone(), scheme).await?;
+                let received = parse_keys(&response, scheme)?;
+                Ok((session, response, received))
             })
             .await?;
-        let keys = parse_keys(&response).map_err(|error| KmsError { attempts: vec![(session.url.clone(), error)] })?;
         if let Ok(hash) = OsImageHash::try_from(response.os_image_hash.as_slice()) {
             self.extend(names::OS_IMAGE_HASH, hash.as_bytes())?;
         }
-        let document = document(&keys, &session, &response);
-        Ok((keys, document))
+        let document = document(&received, &session, &response);
+        Ok((received.keys, received.older, document))
     }
 
     fn kms_identity(&self) -> KmsIdentity {
@@ -129,7 +142,7 @@ impl ConfigMeasured {
     }
 
     /// Random keys that nobody else has and that end with this boot.
-    fn keys_from_nowhere(&self) -> Result<(AppKeys, AppKeysDocument), KeysError> {
+    fn keys_from_nowhere(&self) -> Result<(AppKeys, Vec<EpochAppKeys>, AppKeysDocument), KeysError> {
         let quoted = self.attester.quote(&[0; 64], &self.config.sys_config_text)?;
         MrConfigIdCheck { app: self.config.app.clone(), app_id: self.config.app_id }.check(&quoted)?;
         let local = LocalAppKeys::from_seed(&Secret::generate(&mut OsRng))?;
@@ -138,7 +151,7 @@ impl ConfigMeasured {
         let authority = CertificateAuthority::self_signed(CaProfile::AppRoot, key, validity())?;
         let provider = ProviderDocument::None { key: pem };
         let document = AppKeysDocument::new(&local.keys, authority.certificate_pem().to_owned(), String::new(), provider);
-        Ok((local.keys, document))
+        Ok((local.keys, Vec::new(), document))
     }
 }
 
@@ -161,25 +174,15 @@ impl MrConfigIdCheck {
     }
 }
 
-fn document(keys: &AppKeys, session: &KmsSession, response: &AppKeyResponse) -> AppKeysDocument {
+fn document(received: &ReceivedKeys, session: &KmsSession, response: &AppKeyResponse) -> AppKeysDocument {
     let provider = ProviderDocument::Kms {
         url: session.url.clone(),
         pubkey: hex::encode(&session.root_spki),
         tmp_ca_key: session.authorities.temp_ca_key.clone(),
         tmp_ca_cert: session.authorities.temp_ca_cert.clone(),
     };
-    AppKeysDocument::new(keys, response.ca_cert.clone(), response.gateway_app_id.clone(), provider)
-}
-
-fn parse_keys(response: &AppKeyResponse) -> Result<AppKeys, KmsAttemptError> {
-    let wrong = |field: &str| KmsAttemptError::Answer { reason: format!("{field} has the wrong form") };
-    let secret = |field: &str, bytes: &[u8]| Secret::<32>::from_slice(bytes).map_err(|_: SecretLengthError| wrong(field));
-    Ok(AppKeys {
-        disk_crypt_key: secret("disk_crypt_key", &response.disk_crypt_key)?,
-        env_crypt_key: Some(EnvSecret::new(secret("env_crypt_key", &response.env_crypt_key)?)),
-        k256_key: K256Key::from_scalar(&secret("k256_key", &response.k256_key)?).map_err(|_| wrong("k256_key"))?,
-        k256_signature: Some(response.k256_signature.as_slice().try_into().map_err(|_| wrong("k256_signature"))?),
-    })
+    AppKeysDocument::new(&received.keys, response.ca_cert.clone(), response.gateway_app_id.clone(), provider)
+        .with_epochs(received.epoch, &received.older)
 }
 
 /// The TEE of this guest.

@@ -10,10 +10,9 @@ use std::{
 use dstack_api::UserFacing;
 use dstack_attester::AttesterError;
 use dstack_event_log::names;
-use dstack_key_hierarchy::AppKeys;
 
 use super::{
-    disk::{DataDisk, DiskError, DiskState},
+    disk::{DataDisk, DiskError, DiskKeys, DiskOutcome, DiskState},
     environment::{Environment, EnvironmentError},
     host_share::write_private,
     keys::KeysObtained,
@@ -111,13 +110,16 @@ impl KeysObtained {
     ///
     /// Errors: each fails the boot; nothing is started without its disk or its variables.
     pub fn unlock_disk(self, runner: &dyn Runner, layout: &Layout, notifier: &Notifier) -> Result<DiskUnlocked, UnlockError> {
-        let Self { measured, keys, document } = self;
+        let Self { measured, keys, older, document } = self;
         let app = measured.config.app.document();
         let provider = app.key_provider().to_string();
-        let environment =
-            Environment::open(measured.config.encrypted_env.as_deref(), keys.env_crypt_key.as_ref(), &app.allowed_envs, &provider)?;
+        let env_keys: Vec<_> = std::iter::once(&keys).chain(older.iter().map(|older| &older.keys)).collect();
+        let env_keys: Vec<_> = env_keys.iter().filter_map(|keys| keys.env_crypt_key.as_ref()).collect();
+        let environment = Environment::open(measured.config.encrypted_env.as_deref(), &env_keys, &app.allowed_envs, &provider)?;
         let device = block_device::wait_for_serial(layout.root(), block_device::DATA_SERIAL, DEVICE_PATIENCE)?;
-        open_disk(runner, layout, notifier, device, &keys)?;
+        let older_disk_keys: Vec<_> = older.iter().map(|older| &older.keys.disk_crypt_key).collect();
+        let keys = DiskKeys { current: &keys.disk_crypt_key, older: &older_disk_keys };
+        open_disk(runner, layout, notifier, device, keys)?;
         measured.extend(names::STORAGE_FS, b"ext4")?;
         environment.store(layout)?;
         store(&layout.app_keys(), &document.to_json()?)?;
@@ -142,12 +144,14 @@ fn store(path: &Path, bytes: &[u8]) -> Result<(), UnlockError> {
     write_private(path, bytes).map_err(|source| UnlockError::Store { path: path.to_owned(), source })
 }
 
-fn open_disk(runner: &dyn Runner, layout: &Layout, notifier: &Notifier, device: PathBuf, keys: &AppKeys) -> Result<(), UnlockError> {
+fn open_disk(runner: &dyn Runner, layout: &Layout, notifier: &Notifier, device: PathBuf, keys: DiskKeys<'_>) -> Result<(), UnlockError> {
     let disk = DataDisk { runner, device, scratch: layout.run(), mapper: "/dev/mapper".into() };
     let state = disk.state()?;
     notifier.progress(if state == DiskState::Ready { "mounting data disk" } else { "initializing data disk" });
     let data = layout.data_disk();
-    disk.unlock(state, &keys.disk_crypt_key, &data)?;
+    if disk.unlock(state, keys, &data)? == DiskOutcome::Rekeyed {
+        notifier.progress("data disk has the key of the current epoch");
+    }
     notifier.progress("data disk ready");
     for (name, target, mode) in BINDS {
         let source = data.join(name);

@@ -11,7 +11,7 @@ use dstack_ra_tls::{Extension, RaTlsCertificate, ra_tls_report_data, usage};
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use serde_json::{Value, json};
 
-use crate::fixture::{APP_ID, Guest, Setup, replay_digests};
+use crate::fixture::{APP_ID, Guest, PUBLISHED_KEYS, Setup, replay_digests};
 
 fn must_leaf(answer: &Value) -> CertificateDer<'static> {
     CertificateDer::from_pem_slice(answer["certificate_chain"][0].as_str().unwrap().as_bytes()).unwrap()
@@ -94,6 +94,34 @@ async fn tls_keys_are_fresh_and_carry_what_was_asked_for() {
     let authority = CertificateDer::from_pem_slice(first["certificate_chain"][1].as_str().unwrap().as_bytes()).unwrap();
     let (_, authority) = x509_parser::parse_x509_certificate(&authority).unwrap();
     assert_eq!(certificate.issuer(), authority.subject());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_of_earlier_epochs_can_be_asked_for() {
+    let mut keys: Value = serde_json::from_str(PUBLISHED_KEYS).unwrap();
+    keys["epoch"] = json!(3);
+    keys["older_epochs"] = json!([{"epoch": 2, "k256_key": "11".repeat(32), "k256_signature": "22".repeat(65)}]);
+    let guest = Guest::start(Setup { keys: keys.to_string(), ..Setup::default() }).await.unwrap();
+
+    let current = guest.must_call("GetKey", json!({"path": "x"})).await;
+    let older = guest.must_call("GetKey", json!({"path": "x", "epoch": 2})).await;
+
+    assert_eq!((&current["epoch"], &current["readable_epochs"]), (&json!(3), &json!([2, 3])));
+    assert_eq!(guest.must_call("GetKey", json!({"path": "x", "epoch": 3})).await, current);
+    assert_eq!(older["epoch"], json!(2));
+    assert_ne!(older["key"], current["key"]);
+    assert_eq!(older["signature_chain"][1], json!("22".repeat(65)));
+    assert!(guest.must_refuse("GetKey", json!({"path": "x", "epoch": 1})).await.contains("no key of this epoch"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn apps_without_epochs_hear_nothing_of_them() {
+    let guest = Guest::must_start().await;
+
+    let answer = guest.must_call("GetKey", json!({"path": "x"})).await;
+
+    assert_eq!(answer.as_object().unwrap().len(), 2, "{answer}");
+    guest.must_refuse("GetKey", json!({"path": "x", "epoch": 1})).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -17,10 +17,10 @@ use serde_json::{Value, json};
 
 use crate::fixture::{APP_ID, Guest, PUBLISHED_KEYS, Setup};
 
-struct Kms {
-    root: CertificateAuthority,
+pub(crate) struct Kms {
+    pub(crate) root: CertificateAuthority,
     temp: CertificateAuthority,
-    handshakes: AtomicUsize,
+    authorities_given: AtomicUsize,
     signed: AtomicUsize,
     gives_other_keys: bool,
 }
@@ -30,12 +30,12 @@ fn pem(der: &[u8]) -> String {
 }
 
 impl Kms {
-    fn new(gives_other_keys: bool) -> Arc<Self> {
+    pub(crate) fn new(gives_other_keys: bool) -> Arc<Self> {
         let authority = |profile| CertificateAuthority::self_signed(profile, CertKey::generate().unwrap(), validity()).unwrap();
         Arc::new(Self {
             root: authority(CaProfile::KmsRoot),
             temp: authority(CaProfile::ClientTemp),
-            handshakes: AtomicUsize::new(0),
+            authorities_given: AtomicUsize::new(0),
             signed: AtomicUsize::new(0),
             gives_other_keys,
         })
@@ -43,8 +43,12 @@ impl Kms {
 
     /// Serves on a port of its own; returns the address.
     async fn must_serve(self: &Arc<Self>) -> String {
-        let key = CertKey::generate().unwrap();
-        let leaf = self.root.issue_leaf(&key.spki_der(), &LeafProfile::kms_rpc("kms.test", None), validity()).unwrap();
+        self.must_serve_with(CertKey::generate().unwrap(), None).await
+    }
+
+    /// Serves with this key and evidence in its certificate.
+    pub(crate) async fn must_serve_with(self: &Arc<Self>, key: CertKey, evidence: Option<Vec<u8>>) -> String {
+        let leaf = self.root.issue_leaf(&key.spki_der(), &LeafProfile::kms_rpc("kms.test", evidence), validity()).unwrap();
         let config = tls::server(&tls::Identity { chain: vec![leaf], key }, self.temp.certificate_der()).unwrap();
         let listener = Listener::tls(([127, 0, 0, 1], 0).into(), config).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -68,7 +72,7 @@ impl KmsRpc for Kms {
     type Caller = Caller;
 
     async fn get_temp_ca_cert(&self, _: Caller, _: Empty) -> Result<GetTempCaCertResponse, RpcError> {
-        self.handshakes.fetch_add(1, Ordering::SeqCst);
+        self.authorities_given.fetch_add(1, Ordering::SeqCst);
         Ok(GetTempCaCertResponse {
             temp_ca_cert: self.temp.certificate_pem().to_owned(),
             temp_ca_key: self.temp.key_pem().to_string(),
@@ -131,7 +135,8 @@ async fn the_kms_signs_and_its_connection_is_kept() {
     let key = CertKey::from_pem(first["key"].as_str().unwrap()).unwrap();
     assert_eq!(RaTlsCertificate::parse(&leaf).unwrap().spki_der(), key.spki_der());
     assert_eq!(chain[2], kms.root.certificate_pem());
-    assert_eq!((kms.handshakes.load(Ordering::SeqCst), kms.signed.load(Ordering::SeqCst)), (1, 2));
+    // One to learn the root, one on the connection that is pinned to it.
+    assert_eq!((kms.authorities_given.load(Ordering::SeqCst), kms.signed.load(Ordering::SeqCst)), (2, 2));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

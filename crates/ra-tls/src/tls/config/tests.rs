@@ -74,6 +74,23 @@ fn connect(client: &Arc<ClientConfig>, server: &Arc<ServerConfig>) -> Result<(Cl
 }
 
 #[test]
+fn a_server_that_changes_its_certificate_is_not_the_one_that_was_judged() {
+    let ends = Ends::new();
+    let (config, leaf) = pinned_client_keeping_leaf(ends.root.certificate_der(), usage::KMS_RPC, None).unwrap();
+    let client = Arc::new(config);
+    assert!(leaf.get().is_none());
+    let (first, other) =
+        (ends.server(Duration::ZERO), Ends { kms: identity(&ends.root, &LeafProfile::kms_rpc("kms.example", None)), ..ends });
+
+    connect(&client, &first).unwrap();
+    connect(&client, &first).unwrap();
+
+    assert_ne!(leaf.get(), other.kms.chain.first());
+    assert!(connect(&client, &other.server(Duration::ZERO)).is_err());
+    connect(&other.client, &other.server(Duration::ZERO)).unwrap();
+}
+
+#[test]
 fn resumed_connections_show_the_chain_of_the_handshake_they_resume() {
     let ends = Ends::new();
     let server = ends.server(MAX_SESSION_AGE);
