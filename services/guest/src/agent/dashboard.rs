@@ -1,6 +1,7 @@
 //! The page for people: who runs here, and how to check it. One document, no scripts, nothing loaded.
 
 use dstack_api::RpcError;
+use dstack_service::text::escape_html as escape;
 
 use super::{evidence::Asker, state::State, system};
 
@@ -68,30 +69,4 @@ fn table(body: &mut String, title: &str, rows: &[(&'static str, String)]) {
         body.push_str(&format!("<tr><th>{name}</th><td><code>{}</code></td></tr>", escape(value)));
     }
     body.push_str("</table>");
-}
-
-/// `text` as HTML text.
-fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#39;"),
-            other => escaped.push(other),
-        }
-    }
-    escaped
-}
-
-#[cfg(test)]
-mod tests {
-    use super::escape;
-
-    #[test]
-    fn markup_in_names_is_text() {
-        assert_eq!(escape("<script>'\"&"), "&lt;script&gt;&#39;&quot;&amp;");
-    }
 }

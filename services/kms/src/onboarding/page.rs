@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use dstack_api::{RpcError, kms::AttestationInfoResponse};
 
+use dstack_service::text::escape_html as escape;
+
 use crate::key_store::KeyStore;
 
 const HEAD: &str = include_str!("page_head.html");
@@ -159,21 +161,6 @@ fn row(html: &mut String, label: &str, value: &str) {
 
 fn add(html: &mut String, text: std::fmt::Arguments<'_>) {
     let _never = html.write_fmt(text);
-}
-
-fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#39;"),
-            other => escaped.push(other),
-        }
-    }
-    escaped
 }
 
 #[cfg(test)]
