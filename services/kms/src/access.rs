@@ -1,5 +1,7 @@
 //! Tokens of the plain-HTTP listeners, and what a foreign page may not make a browser do.
 
+mod htpasswd;
+
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -17,6 +19,8 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
+use htpasswd::Users;
+
 const MIN_TOKEN_BYTES: usize = 16;
 
 /// A token file that cannot be used.
@@ -32,6 +36,20 @@ pub enum AccessError {
         #[source]
         source: std::io::Error,
     },
+    /// A line of a password file.
+    #[error("{} line {line} is not user:hash with a hash of bcrypt of cost 4 to 14", path.display())]
+    User {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+    },
+    /// A password file without users.
+    #[error("{} names no user", path.display())]
+    NoUsers {
+        /// The file.
+        path: PathBuf,
+    },
     /// Too short to be one.
     #[error("the first line of {} has fewer than {MIN_TOKEN_BYTES} characters", path.display())]
     Short {
@@ -44,6 +62,7 @@ impl UserFacing for AccessError {
     fn code(&self) -> &'static str {
         match self {
             Self::Read { .. } | Self::Short { .. } => "kms/token-file",
+            Self::User { .. } | Self::NoUsers { .. } => "kms/htpasswd-file",
         }
     }
 
@@ -52,6 +71,7 @@ impl UserFacing for AccessError {
             Self::Read { path, .. } | Self::Short { path } => {
                 format!("write a random token of at least {MIN_TOKEN_BYTES} characters to {} (mode 600)", path.display())
             }
+            Self::User { path, .. } | Self::NoUsers { path } => format!("write the users with htpasswd -B {} NAME", path.display()),
         }
     }
 }
@@ -61,19 +81,27 @@ impl UserFacing for AccessError {
 pub(crate) struct Gate {
     /// SHA-256 of the token, so that the comparison has one length; `None` lets everyone in.
     token: Option<[u8; 32]>,
+    /// Users who may show their password instead.
+    users: Option<Users>,
 }
 
 impl Gate {
     /// The gate with the token in `file`; open without one.
     pub(crate) fn open(file: Option<&Path>) -> Result<Self, AccessError> {
-        let Some(path) = file else { return Ok(Self { token: None }) };
+        let Some(path) = file else { return Ok(Self { token: None, users: None }) };
         let text = std::fs::read_to_string(path).map_err(|source| AccessError::Read { path: path.to_owned(), source })?;
         let text = Zeroizing::new(text);
         let token = text.lines().next().unwrap_or_default().trim();
         if token.len() < MIN_TOKEN_BYTES {
             return Err(AccessError::Short { path: path.to_owned() });
         }
-        Ok(Self { token: Some(Sha256::digest(token).into()) })
+        Ok(Self { token: Some(Sha256::digest(token).into()), users: None })
+    }
+
+    /// The gate for the users in `file` as well.
+    pub(crate) fn with_users(self, file: Option<&Path>) -> Result<Self, AccessError> {
+        let users = file.map(Users::open).transpose()?;
+        Ok(Self { users, ..self })
     }
 
     /// Whether callers must show a token.
@@ -83,11 +111,22 @@ impl Gate {
 
     /// Whether `shown` is the token, or none is needed.
     pub(crate) fn admits(&self, shown: &str) -> bool {
-        self.token.is_none_or(|token| Sha256::digest(shown).ct_eq(&token).into())
+        match &self.token {
+            Some(token) => Sha256::digest(shown).ct_eq(token).into(),
+            None => self.users.is_none(),
+        }
     }
 
     fn admits_headers(&self, headers: &HeaderMap) -> bool {
-        self.token.is_none() || shown_token(headers).is_some_and(|token| self.admits(&token))
+        (self.token.is_none() && self.users.is_none()) || shown_token(headers).is_some_and(|token| self.admits(&token))
+    }
+
+    async fn admits_user(&self, headers: &HeaderMap) -> bool {
+        let (Some(users), Some(credentials)) = (&self.users, basic_credentials(headers)) else { return false };
+        match credentials.split_once(':') {
+            Some((user, password)) => users.admits(user, password).await,
+            None => false,
+        }
     }
 }
 
@@ -101,9 +140,15 @@ fn shown_token(headers: &HeaderMap) -> Option<Zeroizing<String>> {
     if scheme.eq_ignore_ascii_case("bearer") {
         return Some(Zeroizing::new(value.trim().to_owned()));
     }
-    let credentials = scheme.eq_ignore_ascii_case("basic").then(|| STANDARD.decode(value.trim()).ok()).flatten()?;
-    let credentials = Zeroizing::new(String::from_utf8(credentials).ok()?);
+    let credentials = basic_credentials(headers)?;
     credentials.split_once(':').map(|(_, password)| Zeroizing::new(password.to_owned()))
+}
+
+/// `user:password` of `Authorization: Basic`.
+fn basic_credentials(headers: &HeaderMap) -> Option<Zeroizing<String>> {
+    let (scheme, value) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    let credentials = scheme.eq_ignore_ascii_case("basic").then(|| STANDARD.decode(value.trim()).ok()).flatten()?;
+    String::from_utf8(credentials).ok().map(Zeroizing::new)
 }
 
 /// Whether a request comes from a page of another site; programs send no origin.
@@ -125,11 +170,11 @@ pub(crate) async fn require_token(State(gate): State<Arc<Gate>>, request: Reques
         );
         return refuse(StatusCode::FORBIDDEN, &error);
     }
-    if !gate.admits_headers(request.headers()) {
+    if !gate.admits_headers(request.headers()) && !gate.admits_user(request.headers()).await {
         let error = RpcError::new(
             "kms/token",
             "the token of this listener is missing or wrong",
-            "send Authorization: Bearer with the token of the token file",
+            "send Authorization: Bearer with the token of the token file, or Basic where it has users",
         );
         return refuse(StatusCode::UNAUTHORIZED, &error);
     }

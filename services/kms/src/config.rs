@@ -16,8 +16,8 @@ use crate::{domain::Domain, release_log::WitnessSettings, sealing::Pcrs};
 
 mod keys;
 
-pub use keys::{Admin, FirstStart, Onboard, Sealing, SealingProvider, TeeConfig};
 pub use crate::sealing::PcrBank;
+pub use keys::{Admin, FirstStart, Onboard, Sealing, SealingProvider, TeeConfig};
 
 /// Name of a KMS that nobody named.
 const DEFAULT_DOMAIN: &str = "kms.dstack.internal";
@@ -265,8 +265,8 @@ impl Settings {
         let mr_enclave = mr_enclave.map_err(|reason| problems.push(format!("sealing.mr_enclave: {reason}"))).ok();
         let tpm_pcrs = Pcrs::new(file.sealing.tpm_bank, &file.sealing.tpm_pcrs);
         let tpm_pcrs = tpm_pcrs.map_err(|rule| problems.push(format!("sealing.tpm_pcrs: {rule}"))).ok();
-        if file.admin.listen.is_some() && file.admin.token_file.is_none() {
-            problems.push("admin.token_file: missing; the admin calls need a token".to_owned());
+        if file.admin.listen.is_some() && file.admin.token_file.is_none() && file.admin.htpasswd_file.is_none() {
+            problems.push("admin.token_file: missing; the admin calls need a token, or users in htpasswd_file".to_owned());
         }
         if !(1..=36_500).contains(&file.max_certificate_days) {
             problems.push("max_certificate_days: must be 1 to 36500".to_owned());

@@ -5,6 +5,7 @@ mod testbed;
 
 use std::path::Path;
 
+use base64::Engine as _;
 use dstack_api::{
     RpcError,
     kms::{AdminClient, ClearImageCacheRequest, Empty, EpochList, RotateEpochRequest, SyncEpochsRequest},
@@ -47,6 +48,30 @@ fn with_admin(stack: &Stack, mut file: ConfigFile) -> ConfigFile {
     file.admin.listen = Some(([127, 0, 0, 1], 0).into());
     file.admin.token_file = Some(stack.path("admin-token"));
     file
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_with_a_password_may_call_and_others_may_not() {
+    let stack = Stack::start().await;
+    let mut file = with_admin(&stack, stack.settings());
+    // As libxcrypt computed it.
+    std::fs::write(stack.path("htpasswd"), "alice:$2y$04$abcdefghijklmnopqrstuuPoaPXzWjiVz4HaNq2LJXksWbO79E.S6\n").unwrap();
+    (file.admin.token_file, file.admin.htpasswd_file) = (None, Some(stack.path("htpasswd")));
+    let kms = Kms::start(&file).await;
+    let ask = async |credentials: Option<&str>| {
+        let mut headers = http::HeaderMap::new();
+        if let Some(credentials) = credentials {
+            let value = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(credentials));
+            headers.insert(http::header::AUTHORIZATION, value.parse().unwrap());
+        }
+        kms.stranger().request(http::Method::POST, "/prpc/Admin.GetEpochs", headers, Vec::new()).await.unwrap().status
+    };
+
+    assert_eq!(ask(Some("alice:correct-horse")).await, http::StatusCode::OK);
+    for wrong in [None, Some("alice:correct"), Some("bob:correct-horse"), Some("alice"), Some(":")] {
+        assert_eq!(ask(wrong).await, http::StatusCode::UNAUTHORIZED, "{wrong:?}");
+    }
+    assert!(kms.admin().get_epochs(&Empty {}).await.is_err(), "there is no token");
 }
 
 fn states(list: &EpochList) -> Vec<(u32, &str)> {

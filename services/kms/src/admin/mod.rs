@@ -27,7 +27,7 @@ pub(crate) struct AdminListener {
 pub(crate) async fn open(settings: &Settings) -> Result<Option<AdminListener>, StartError> {
     let table = &settings.file.admin;
     let Some(address) = table.listen else { return Ok(None) };
-    let gate = Arc::new(Gate::open(table.token_file.as_deref())?);
+    let gate = Arc::new(Gate::open(table.token_file.as_deref())?.with_users(table.htpasswd_file.as_deref())?);
     Ok(Some(AdminListener { listener: Listener::tcp(address).await?, gate }))
 }
 

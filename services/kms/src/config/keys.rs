@@ -154,4 +154,7 @@ pub struct Admin {
     /// File whose first line is the token that the admin calls need.
     #[serde(default)]
     pub token_file: Option<PathBuf>,
+    /// Users who may call with their passwords, as `htpasswd -B` writes them.
+    #[serde(default)]
+    pub htpasswd_file: Option<PathBuf>,
 }
