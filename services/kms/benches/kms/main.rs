@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, reason = "a bench prints and may panic")]
 
 mod load;
+mod policy_service;
 mod slow_source;
 #[path = "../../tests/testbed/mod.rs"]
 mod testbed;
@@ -15,6 +16,7 @@ use std::{
 };
 
 use dstack_api::kms::{AppId, Empty, GetAppKeyRequest, GetTempCaCertResponse, KmsClient};
+use dstack_kms::config::ConfigFile;
 use dstack_ra_tls::{CertKey, CertificateAuthority, tls, usage};
 use dstack_rpc::{Client, Endpoint};
 use slow_source::SlowSource;
@@ -45,9 +47,13 @@ impl Figures {
 
 /// The program with limits that one load generator does not reach; each call is counted against them all the same.
 fn unlimited(stack: &Stack) -> Program {
+    Program::start_with(stack, without_limits(stack), None)
+}
+
+fn without_limits(stack: &Stack) -> ConfigFile {
     let mut settings = stack.settings();
     (settings.limits.per_source, settings.limits.per_app) = (1_000_000, 1_000_000);
-    Program::start_with(stack, settings, None)
+    settings
 }
 
 /// One client per call, each with a key, quote and connection of its own, made before the clock starts.
@@ -92,6 +98,22 @@ async fn cpu_per_release(figures: &mut Figures, stack: &Stack, kms: &Program, te
     }
     figures.time("GetAppKey, new connection, evidence never seen, CPU", median(fresh), Duration::from_micros(1400));
     figures.time("GetAppKey, kept connection, CPU", median(again), Duration::from_micros(500));
+}
+
+/// What it costs the KMS to ask a service: two that differ in nothing else, in turn.
+async fn cpu_of_asking_a_service(figures: &mut Figures, stack: &Stack, kms: &Program, temp: &GetTempCaCertResponse) {
+    let settings = policy_service::asking(stack, policy_service::start().await, without_limits(stack));
+    let asking = Program::start_with(stack, settings, None);
+    let asking_temp = asking.anonymous().get_temp_ca_cert(&Empty {}).await.unwrap();
+    let (own, served) = (clients(stack, kms, temp, 1).remove(0), clients(stack, &asking, &asking_temp, 1).remove(0));
+    release(&own).await;
+    release(&served).await;
+    let mut added = Vec::new();
+    for _ in 0..ROUNDS {
+        let own = cpu_of(kms, CALLS, async |_| release(&own).await).await;
+        added.push(cpu_of(&asking, CALLS, async |_| release(&served).await).await.saturating_sub(own));
+    }
+    figures.time("policy by webhook adds to GetAppKey, kept connection, CPU", median(added), Duration::from_micros(300));
 }
 
 async fn cpu_per_public_call(figures: &mut Figures, kms: &Program) {
@@ -155,6 +177,7 @@ async fn main() -> ExitCode {
     println!("KMS, its own process, collateral cached; CPU per call are medians of {ROUNDS} rounds");
     let mut figures = Figures::default();
     cpu_per_release(&mut figures, &stack, &kms, &temp).await;
+    cpu_of_asking_a_service(&mut figures, &stack, &kms, &temp).await;
     cpu_per_public_call(&mut figures, &kms).await;
     latency_at_half_load(&mut figures, &guests).await;
     memory_after_many(&mut figures, &kms, &guests).await;
