@@ -26,7 +26,7 @@ use crate::{
     server::{Attest, rpc_chain},
 };
 
-/// Authorities with less than this left are signed anew with the same key.
+/// Authorities with less than this left are signed anew with the same key; so are those that are not valid yet, made under a wrong clock.
 const CA_RENEWAL_SECONDS: u64 = 365 * 24 * 3600;
 
 /// Where keys lie, and what new ones are made with.
@@ -190,12 +190,12 @@ pub(crate) fn bootstrap_report_data(ca_spki: &[u8], k256_pubkey: &[u8; 33]) -> [
 
 fn renew_authorities(store: &mut KeyStore, dir: &Path, now: u64) -> Result<(), KeyStoreError> {
     let validity = Validity::starting(now, Validity::TEN_YEARS);
-    if expires_soon(&store.root, now) {
+    if is_to_be_renewed(&store.root, now) {
         store.root = CertificateAuthority::self_signed(CaProfile::KmsRoot, cert_key(&store.keys.ca)?, validity)?;
         write(dir, ROOT_CRT, store.root.certificate_pem().as_bytes())?;
         tracing::info!("root certificate renewed with the same key");
     }
-    if expires_soon(&store.temp, now) {
+    if is_to_be_renewed(&store.temp, now) {
         let key = CertKey::from_pem(&store.temp.key_pem())?;
         store.temp = CertificateAuthority::self_signed(CaProfile::ClientTemp, key, validity)?;
         write(dir, TEMP_CRT, store.temp.certificate_pem().as_bytes())?;
@@ -204,10 +204,10 @@ fn renew_authorities(store: &mut KeyStore, dir: &Path, now: u64) -> Result<(), K
     Ok(())
 }
 
-fn expires_soon(authority: &CertificateAuthority, now: u64) -> bool {
-    let parsed = dstack_ra_tls::RaTlsCertificate::parse(authority.certificate_der());
-    let not_after = parsed.ok().and_then(|certificate| u64::try_from(certificate.not_after()).ok()).unwrap_or(0);
-    not_after < now.saturating_add(CA_RENEWAL_SECONDS)
+fn is_to_be_renewed(authority: &CertificateAuthority, now: u64) -> bool {
+    let Ok(parsed) = dstack_ra_tls::RaTlsCertificate::parse(authority.certificate_der()) else { return true };
+    let not_after = u64::try_from(parsed.not_after()).unwrap_or(0);
+    not_after < now.saturating_add(CA_RENEWAL_SECONDS) || parsed.check_dates(now).is_err()
 }
 
 fn write_new(path: &Path, bytes: &[u8]) -> Result<(), KeyStoreError> {
@@ -251,6 +251,8 @@ fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> KeyS
     move |source| KeyStoreError::Io { action, path, source }
 }
 
+#[cfg(test)]
+mod full_disk;
 #[cfg(test)]
 mod kills;
 #[cfg(test)]

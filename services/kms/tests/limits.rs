@@ -3,10 +3,19 @@
 
 mod testbed;
 
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
 use dstack_api::kms::{Empty, GetAppKeyRequest, KmsClient};
 use dstack_kms::config::LimitsFile;
 use http::StatusCode;
 use testbed::{Guest, Stack, connect};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_source_that_calls_too_often_is_told_so_and_health_stays_visible() {
@@ -34,6 +43,74 @@ async fn a_source_that_calls_too_often_is_told_so_and_health_stays_visible() {
     for path in ["/health", "/healthz", "/readyz", "/metrics"] {
         assert_eq!(client.get(path).await.unwrap().status, StatusCode::OK, "{path}");
     }
+}
+
+/// More than the listener has places for, each stuck at another point; they are cut off, and nobody waits for them.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_never_finish_keep_no_guest_from_its_keys() {
+    let stack = Stack::start().await;
+    let kms = stack.kms().await;
+    let address = kms.url.strip_prefix("https://").unwrap().strip_suffix("/prpc").unwrap().to_owned();
+    let mut stuck = Vec::new();
+    for number in 0..300 {
+        let mut tcp = TcpStream::connect(&address).await.unwrap();
+        match number % 3 {
+            // Says nothing at all.
+            0 => stuck.push(tcp),
+            // A TLS record that claims more than it brings.
+            1 => {
+                tcp.write_all(&[0x16, 3, 1, 2, 0, 1]).await.unwrap();
+                stuck.push(tcp);
+            }
+            // Half of a ClientHello's first bytes, and one more now and then.
+            _ => {
+                tcp.write_all(&[0x16, 3, 1, 0, 200, 1, 0, 0, 196, 3, 3]).await.unwrap();
+                tokio::time::timeout(Duration::from_secs(5), tcp.write_all(&[0])).await.unwrap().unwrap();
+                stuck.push(tcp);
+            }
+        }
+    }
+
+    let started = Instant::now();
+    let request = GetAppKeyRequest { api_version: 1, ..Default::default() };
+    let keys = connect(&kms.url, &stack.guest(1)).await.get_app_key(&request).await.unwrap();
+
+    assert_eq!(keys.disk_crypt_key.len(), 32);
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    assert_eq!(stuck.len(), 300);
+}
+
+/// A body that does not come is not waited for by anyone else, and a body that is too long is not read.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_do_not_end_or_are_too_long_harm_only_themselves() {
+    let stack = Stack::start().await;
+    let kms = stack.kms().await;
+    let address = kms.url.strip_prefix("https://").unwrap().strip_suffix("/prpc").unwrap().to_owned();
+    let tls = Arc::new(dstack_ra_tls::tls::danger_unverified_client().unwrap());
+    let open = async |head: String| {
+        let tcp = TcpStream::connect(&address).await.unwrap();
+        let connector = tokio_rustls::TlsConnector::from(Arc::clone(&tls));
+        let mut stream = connector.connect("kms.test".try_into().unwrap(), tcp).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream
+    };
+    let head = |length: usize| format!("POST /prpc/GetAppKey HTTP/1.1\r\nhost: kms\r\ncontent-length: {length}\r\n\r\n");
+    let mut waiting = Vec::new();
+    for _ in 0..50 {
+        waiting.push(open(head(1000)).await);
+        waiting.push(open("POST /prpc/GetMeta HTTP/1.1\r\nhost: k".to_owned()).await);
+    }
+
+    let request = GetAppKeyRequest { api_version: 1, ..Default::default() };
+    connect(&kms.url, &stack.guest(1)).await.get_app_key(&request).await.unwrap();
+
+    let too_long = (10 << 20) + 1;
+    let mut oversize = open(head(too_long)).await;
+    oversize.write_all(&vec![0; too_long]).await.unwrap();
+    let mut answer = vec![0; 12];
+    tokio::time::timeout(Duration::from_secs(20), oversize.read_exact(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(answer, b"HTTP/1.1 413");
+    assert_eq!(waiting.len(), 100);
 }
 
 #[tokio::test(flavor = "multi_thread")]

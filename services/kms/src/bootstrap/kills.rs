@@ -17,6 +17,8 @@ use super::*;
 use crate::{key_store::write_secret, sealing::Kind};
 
 const KILLS: u32 = 100;
+/// Victims at a time: most of a life is waiting for the process to start and for its death.
+const KILLERS: u32 = 4;
 /// A life ends at a random moment after this many steps at most: in the first KMS, made there, or in the second, received.
 const MAX_STEPS: u32 = 14;
 /// Of the moment: long enough to reach into the next step.
@@ -112,8 +114,16 @@ fn killed_at_any_point_the_old_or_the_new_state_is_found() {
     if let Some(base) = std::env::var_os(VICTIM) {
         be_victim(Path::new(&base));
     }
+    let killers: Vec<_> = (0..KILLERS).map(|_| std::thread::spawn(|| must_find_old_or_new_state(KILLS / KILLERS))).collect();
+    let (making, rotating) =
+        killers.into_iter().map(|killer| killer.join().unwrap()).fold((0, 0), |sum, found| (sum.0 + found.0, sum.1 + found.1));
+    assert!(making > 0 && rotating > 0, "the points do not lie inside the steps: {making} while making, {rotating} while rotating");
+}
+
+/// Kills so many victims. Returns how many died while they made a KMS and while they rotated.
+fn must_find_old_or_new_state(kills: u32) -> (u32, u32) {
     let (mut making, mut rotating) = (0, 0);
-    for _ in 0..KILLS {
+    for _ in 0..kills {
         let directory = tempfile::tempdir_in(scratch()).unwrap();
         must_live_and_die(directory.path());
         let (last, rotation, is_finished) = last_step(directory.path());
@@ -145,5 +155,5 @@ fn killed_at_any_point_the_old_or_the_new_state_is_found() {
             }
         }
     }
-    assert!(making > 0 && rotating > 0, "the points do not lie inside the steps: {making} while making, {rotating} while rotating");
+    (making, rotating)
 }

@@ -34,6 +34,23 @@ fn root() -> (tempfile::TempDir, PathBuf) {
     (directory, dir)
 }
 
+/// Started under a clock ten years ahead, which renewed the certificates, and then under the right one.
+#[test]
+fn authorities_made_under_a_wrong_clock_are_renewed_with_the_same_keys() {
+    let (_directory, dir) = root();
+    let first = open(&dir, NOW).unwrap();
+    for wrong in [NOW + TEN_YEARS, NOW - TEN_YEARS] {
+        open(&dir, wrong).unwrap();
+
+        let store = open(&dir, NOW).unwrap();
+
+        for (authority, before) in [(&store.root, &first.root), (&store.temp, &first.temp)] {
+            dstack_ra_tls::RaTlsCertificate::parse(authority.certificate_der()).unwrap().check_dates(NOW).unwrap();
+            assert_eq!(authority.spki_der(), before.spki_der());
+        }
+    }
+}
+
 #[test]
 fn the_first_start_makes_all_files_with_narrow_permissions() {
     let (_directory, dir) = root();

@@ -15,6 +15,8 @@ use nix::{time::ClockId, unistd::Pid};
 
 use super::Stack;
 
+const LIBFAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
+
 pub struct Program {
     process: Child,
     pub url: String,
@@ -54,8 +56,19 @@ impl Program {
         Self::start_with(stack, stack.settings(), None)
     }
 
+    /// [`Self::start`] with a clock that is so far off, as libfaketime is told: `+10y`.
+    pub fn start_at(stack: &Stack, offset: &str) -> Self {
+        let clock = [("LD_PRELOAD", LIBFAKETIME), ("FAKETIME", offset), ("FAKETIME_DONT_FAKE_MONOTONIC", "1")];
+        assert!(Path::new(LIBFAKETIME).exists(), "libfaketime is installed by scripts/install-deps");
+        Self::start_in(stack, stack.settings(), None, &clock)
+    }
+
     /// [`Self::start`] with other settings, and where `small_disk` is given with a disk of 256 KiB mounted there for this process only.
-    pub fn start_with(stack: &Stack, mut settings: ConfigFile, small_disk: Option<&Path>) -> Self {
+    pub fn start_with(stack: &Stack, settings: ConfigFile, small_disk: Option<&Path>) -> Self {
+        Self::start_in(stack, settings, small_disk, &[])
+    }
+
+    fn start_in(stack: &Stack, mut settings: ConfigFile, small_disk: Option<&Path>, environment: &[(&str, &str)]) -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let (ready, log) = (stack.path("ready"), stack.path("kms.log"));
         // An earlier program's.
@@ -66,7 +79,7 @@ impl Program {
         if let Some(directory) = small_disk {
             command = on_small_disk(&command, directory);
         }
-        let process = command.stderr(File::create(&log).unwrap()).spawn().unwrap();
+        let process = command.envs(environment.iter().copied()).stderr(File::create(&log).unwrap()).spawn().unwrap();
         let mut program = Self { process, url: format!("https://127.0.0.1:{port}/prpc"), log };
         let started = Instant::now();
         while !ready.exists() {
