@@ -66,6 +66,22 @@ fn version_3_binds_what_it_names_of_app_and_key_provider() {
 }
 
 #[test]
+fn version_3_binds_the_very_bytes_of_its_document() {
+    let bound = document(json!({}));
+    let spaced = format!("{bound} ");
+
+    assert_eq!(match_mr_config_id(&mr_config_id_v3(&bound), &claims(), Some(&spaced)), MrConfigIdMatch::Differs);
+    assert!(matches!(match_mr_config_id(&mr_config_id_v3(&spaced), &claims(), Some(&spaced)), MrConfigIdMatch::Agrees(_)));
+}
+
+#[test]
+fn identity_is_told_on_one_line() {
+    assert_eq!(claims().to_string(), format!("app {}, compose hash {}", "a0".repeat(20), "c0".repeat(32)));
+    let unnamed = Claims { app_id: None, compose_hash: None, ..claims() };
+    assert_eq!(unnamed.to_string(), "no app id, no compose hash");
+}
+
+#[test]
 fn each_kind_of_key_provider_has_its_number_in_version_2() {
     let matches = |kind, name: &str| {
         let claims = Claims { key_provider: provider(name, b"id"), ..claims() };

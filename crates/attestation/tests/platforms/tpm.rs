@@ -8,7 +8,7 @@ use dstack_attestation::{
 };
 use dstack_event_log::{EventVersion, HashAlgorithm, RuntimeEvent};
 use rcgen::SubjectPublicKeyInfo;
-use scale::Decode as _;
+use scale::{Decode as _, Encode as _};
 use serde::Deserialize;
 
 use crate::pki::{NOW, Party, at, bit_flips, must_read, trusting};
@@ -66,6 +66,18 @@ fn the_quote_of_googles_cloud_is_genuine_and_of_its_td() {
     assert!(platform.passed().iter().any(|passed| passed.link == Link::EventLog && passed.found.ends_with("PCR 0, 2")));
     assert!(platform.not_checked().iter().any(|missed| missed.why.ends_with("PCR 14")));
     assert!(check(&envelope, |_| ()).is_ok());
+}
+
+#[test]
+fn values_and_log_entries_are_bounded_before_they_are_kept() {
+    type Values = Vec<(u32, String, Vec<u8>)>;
+    let is_read = |values: usize, events: usize| {
+        let values: Values = vec![(0, "sha256".to_owned(), Vec::new()); values];
+        let wire = (Vec::<u8>::new(), Vec::<u8>::new(), values, Vec::<u8>::new(), 1_u8, vec![(0_u32, Vec::<u8>::new()); events]).encode();
+        TpmQuote::decode_scale(&mut wire.as_slice()).is_ok()
+    };
+
+    assert_eq!([is_read(96, 16_384), is_read(97, 0), is_read(0, 16_385)], [true, false, false]);
 }
 
 #[test]

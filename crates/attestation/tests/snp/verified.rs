@@ -133,3 +133,11 @@ fn envelopes_of_other_platforms_are_no_guests() {
     assert!(GuestEvidence::decode(&gcp).unwrap_err().to_string().contains("gcp-tdx"));
     assert!(GuestEvidence::SevSnp(evidence()).into_td().is_err());
 }
+
+#[test]
+fn another_configuration_replaces_nothing_else() {
+    let GuestEvidence::SevSnp(other) = GuestEvidence::SevSnp(evidence()).with_vm_config("{}") else { panic!("another platform") };
+
+    assert_eq!(other.vm_config, "{}");
+    assert_eq!(SnpEvidence { vm_config: evidence().vm_config, ..other }, evidence());
+}
