@@ -42,4 +42,4 @@ pub use machine::import;
 pub use onboarding::{Onboarded, OnboardingServer};
 pub use release_log::ReleaseLogError;
 pub use sealing::{ChipError, ProviderError, SealingError, TpmKeyError};
-pub use server::{Server, StartError};
+pub use server::{Server, StartError, network_threads};

@@ -46,7 +46,7 @@ fn run(arguments: &Arguments) -> Result<(), Report> {
     }
     dstack_service::telemetry::init("dstack-kms");
     keep_pages_small();
-    let workers = network_threads(std::thread::available_parallelism().map_or(1, NonZeroUsize::get));
+    let workers = dstack_kms::network_threads(std::thread::available_parallelism().map_or(1, NonZeroUsize::get));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build();
     let runtime = runtime.map_err(|error| start_failure(&error))?;
     runtime.block_on(async {
@@ -68,12 +68,6 @@ fn keep_pages_small() {
     if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
         tracing::debug!(%error, "huge pages stay as they are");
     }
-}
-
-/// Half of the `processors`: verification and the release log have threads of their own, and each network thread that is not needed still
-/// wakes up to look for work, which cost a fifth of a release.
-fn network_threads(processors: usize) -> usize {
-    (processors / 2).max(1)
 }
 
 fn report(error: &dyn UserFacing) -> Report {

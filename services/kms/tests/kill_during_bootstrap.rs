@@ -75,7 +75,8 @@ fn must_read(dir: &Path, name: &str) -> Vec<u8> {
 
 #[test]
 fn killed_at_any_point_the_keys_are_all_there_or_not_at_all() {
-    let whole_start = Kms::new().must_become_ready();
+    // The shortest of three: what a busy machine adds would only spread the points behind the bootstrap.
+    let whole_start = (0..3).map(|_| Kms::new().must_become_ready()).min().unwrap();
     let (mut before, mut after) = (0, 0);
 
     for kill in 0..KILLS {

@@ -121,7 +121,6 @@ impl UserFacing for TpmKeyError {
     }
 
     fn fix(&self) -> String {
-        let elsewhere = "onboard from a replica or restore from shares";
         match self {
             Self::Open { .. } => "give sealing.tpm_device, and let this user read and write it".to_owned(),
             Self::Chip(_) => "check the TPM; its owner hierarchy must have no password".to_owned(),
@@ -129,14 +128,18 @@ impl UserFacing for TpmKeyError {
             Self::Untouched => "boot a system that measures itself, or name its PCRs as sealing.tpm_pcrs".to_owned(),
             Self::Io { path, .. } => format!("check space and permissions of {}", path.display()),
             Self::Missing { path } | Self::Malformed { path } => {
-                format!("restore {} from a backup of this machine, else {elsewhere}", path.display())
+                format!("restore {} from a backup of this machine, else onboard from a replica or restore from shares", path.display())
             }
             Self::OtherPcrs { .. } => "restore sealing.tpm_bank and sealing.tpm_pcrs as they were at the first start".to_owned(),
             Self::Changed { .. } => {
-                format!("boot the system that sealed the key, with nothing else measured before this start, else {elsewhere}")
+                "boot the system that sealed the key, with nothing else measured before this start, else onboard from a replica or \
+                 restore from shares"
+                    .to_owned()
             }
-            Self::OtherTpm => format!("start on the machine that sealed the key, else {elsewhere}"),
-            Self::Planted => format!("find out who wrote the file; its keys count for nothing: {elsewhere}"),
+            Self::OtherTpm => "start on the machine that sealed the key, else onboard from a replica or restore from shares".to_owned(),
+            Self::Planted => {
+                "find out who wrote the file; its keys count for nothing: onboard from a replica or restore from shares".to_owned()
+            }
         }
     }
 }
