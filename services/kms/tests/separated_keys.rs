@@ -4,8 +4,9 @@
 mod testbed;
 
 use dstack_api::kms::{AppId as AppIdMessage, AppKeyResponse, Empty, GetAppKeyRequest, KmsClient};
+use dstack_guest::boot::received_keys::parse_keys;
 use dstack_key_hierarchy::{EnvSecret, Epochs, K256Key, P256Key, Secret, is_signed_by, separated_app_key_digest, separated_env_key_digest};
-use dstack_manifest::InstanceId;
+use dstack_manifest::{InstanceId, KeyScheme};
 use rand_core::OsRng;
 use testbed::{Guest, Kms, Stack, now};
 
@@ -83,6 +84,22 @@ async fn inside_the_window_an_app_sees_the_old_and_the_new_key() {
     assert_eq!(answer.disk_crypt_key, new.disk_crypt_key);
     let compatible = keys(&kms, &guest, "").await;
     assert_ne!(compatible.disk_crypt_key, new.disk_crypt_key, "the compatible scheme knows no epochs");
+}
+
+/// What a guest makes of the answer whose app demands separated keys.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_demands_separated_keys_gets_both_epochs_and_takes_no_others() {
+    let (stack, kms) = rotated().await;
+    let guest = stack.guest(1);
+    let separated = keys(&kms, &guest, KeyScheme::Separated.wire_name()).await;
+    let compatible = keys(&kms, &guest, KeyScheme::Compatible.wire_name()).await;
+
+    let received = parse_keys(&separated, KeyScheme::Separated).unwrap();
+
+    assert_eq!((received.epoch, received.older.iter().map(|older| older.epoch).collect::<Vec<_>>()), (2, vec![1]));
+    assert_eq!(received.keys.disk_crypt_key.expose().as_slice(), separated.disk_crypt_key);
+    assert!(parse_keys(&compatible, KeyScheme::Separated).is_err());
+    assert_eq!(parse_keys(&compatible, KeyScheme::Compatible).unwrap().epoch, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
