@@ -1,6 +1,7 @@
 //! Certificates as files and envelopes carry them.
 
-use rustls_pki_types::{CertificateDer, pem::PemObject as _};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, pem::PemObject as _};
+use x509_parser::{prelude::FromDer as _, revocation_list::CertificateRevocationList};
 
 /// Why bytes are not certificates.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -28,6 +29,24 @@ pub fn parse_certificates(bytes: &[u8]) -> Result<Vec<Vec<u8>>, CertificatesErro
     if certificates.is_empty() { Err(CertificatesError::None) } else { Ok(certificates) }
 }
 
+/// The first certificate of `bytes`, DER: see [`parse_certificates`]. For files that name one certificate.
+///
+/// Errors: there is none, or one is broken.
+pub fn parse_certificate(bytes: &[u8]) -> Result<Vec<u8>, CertificatesError> {
+    parse_certificates(bytes)?.into_iter().next().ok_or(CertificatesError::None)
+}
+
+/// The revocation list that `bytes` are, DER: one in DER, or the first of PEM. `None`: they are none.
+#[must_use]
+pub fn parse_revocation_list(bytes: &[u8]) -> Option<Vec<u8>> {
+    let der = match bytes.first() {
+        Some(0x30) => bytes.to_vec(),
+        _ => CertificateRevocationListDer::from_pem_slice(bytes).ok()?.to_vec(),
+    };
+    let is_whole = matches!(CertificateRevocationList::from_der(&der), Ok(([], _)));
+    is_whole.then_some(der)
+}
+
 /// DER of every certificate in `pem`; none is no error.
 pub(crate) fn certificates_of_pem(pem: &[u8]) -> Result<Vec<Vec<u8>>, CertificatesError> {
     let broken = |error| CertificatesError::Pem { reason: format!("{error:?}") };
@@ -46,6 +65,7 @@ mod tests {
         let der = vec![0x30, 0];
 
         assert_eq!(parse_certificates(&der).unwrap(), std::slice::from_ref(&der));
+        assert_eq!(parse_certificate(ONE.as_bytes()), Ok(der.clone()));
         assert_eq!(parse_certificates(format!("text\n{ONE}text\n{ONE}").as_bytes()).unwrap(), [der.clone(), der]);
     }
 
@@ -53,6 +73,7 @@ mod tests {
     fn nothing_and_broken_blocks_are_refused() {
         assert_eq!(parse_certificates(b""), Err(CertificatesError::None));
         assert_eq!(parse_certificates(b"hello"), Err(CertificatesError::None));
+        assert_eq!(parse_certificate(b"hello"), Err(CertificatesError::None));
         let broken = format!("{ONE}-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n");
         assert!(matches!(parse_certificates(broken.as_bytes()), Err(CertificatesError::Pem { .. })));
     }

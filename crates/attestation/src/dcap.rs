@@ -193,6 +193,8 @@ const FAILURES: &[(&str, Link, Fault)] = &[
     ("QE Identity leaf certificate", Link::Endorsements, Fault::Malformed),
     ("Signature is invalid for tcb_info", Link::Endorsements, Fault::Invalid),
     ("Signature is invalid for qe_identity", Link::Endorsements, Fault::Invalid),
+    // Of a signature in the collateral; those of a quote have a fixed length.
+    ("Invalid key length", Link::Endorsements, Fault::Malformed),
     ("Unsupported QE Identity id/version", Link::Endorsements, Fault::OtherPlatform),
     ("Fmspc mismatch", Link::Endorsements, Fault::OtherPlatform),
     ("quote with non-", Link::Endorsements, Fault::OtherPlatform),

@@ -81,6 +81,12 @@ pub enum Reason {
         /// In seconds.
         maximum: u64,
     },
+    /// Nothing says how old the vendor's papers are.
+    #[error("the age of the vendor's papers cannot be determined: none that came with this {platform} evidence is dated")]
+    CollateralUndated {
+        /// Whose evidence.
+        platform: Platform,
+    },
     /// The evidence is too old.
     #[error("the evidence is {age} s old, at most {maximum} s are accepted")]
     EvidenceAge {
@@ -223,6 +229,9 @@ impl UserFacing for VerifyError {
             Reason::Signature { fault: Fault::Expired | Fault::NotYetValid, .. } => {
                 "fetch the collateral again and check this machine's clock"
             }
+            Reason::Signature { link: Link::Endorsements | Link::Revocation, fault: Fault::Malformed, .. } => {
+                "fetch the collateral again, or give it whole and unchanged"
+            }
             Reason::Signature { fault: Fault::OtherRoot, .. } => {
                 "configure the simulated vendor root under [danger] if this is a software TEE; otherwise do not trust the machine"
             }
@@ -231,6 +240,9 @@ impl UserFacing for VerifyError {
             }
             Reason::Signature { fault: Fault::OtherPlatform, .. } => "fetch the collateral of the platform in the quote",
             Reason::CollateralAge { .. } => "fetch the collateral again",
+            Reason::CollateralUndated { .. } => {
+                "give the vendor's revocation list, which is dated, with --chain, or leave max_collateral out of the policy for this platform"
+            }
             Reason::EvidenceAge { .. } | Reason::EvidenceFromFuture { .. } => "ask for fresh evidence, and check this machine's clock",
             Reason::NoTcbStatus { .. }
             | Reason::TcbEvaluationNumber { .. }

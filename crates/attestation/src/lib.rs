@@ -19,6 +19,7 @@ mod cloud_image;
 mod collateral;
 mod crypto;
 mod dcap;
+mod digest;
 mod envelope;
 mod envelope_msgpack;
 mod envelope_scale;
@@ -49,12 +50,13 @@ mod verify;
 mod verify_snp;
 
 pub use cbor::CborError;
-pub use certificates::{CertificatesError, parse_certificates};
+pub use certificates::{CertificatesError, parse_certificate, parse_certificates, parse_revocation_list};
 pub use checks::{Check, CheckOutcome, CheckReport};
 pub use cloud_image::{CloudImageError, aws_boot_pcr_digest, gcp_uki_authenticode};
 pub use collateral::{CollateralError, Endorsements, QuoteCollateral};
 #[cfg(feature = "aws-lc")]
 pub use crypto::P256_SHA256;
+pub use digest::sha256_of_parts;
 pub use envelope::{Attestation, Envelope, EnvelopeError, MAX_ENVELOPE_BYTES, PlatformEvidence};
 pub use error::{Reason, TdAttributeFault, VerifyError};
 pub use evidence::{Evidence, EvidenceError, GuestEvidence, MAX_EVIDENCE_BYTES};

@@ -72,7 +72,8 @@ pub struct Policy {
     pub accepted_advisories: Option<Vec<String>>,
     /// Lowest edition of the vendor's TCB papers, where they are numbered.
     pub minimum_tcb_evaluation_number: Option<u32>,
-    /// Largest age of the vendor's papers in seconds, however long they are valid.
+    /// Largest age of the vendor's papers in seconds, however long they are valid: TCB information and identity of the quoting enclave
+    /// (TDX, SGX), revocation lists (others). Refused where none of them is there, since the age is not known then.
     pub max_collateral_age: Option<u64>,
     /// Largest age of evidence that carries a date, in seconds. Other evidence is as fresh as the challenge it answers.
     pub max_evidence_age: Option<u64>,
@@ -192,7 +193,8 @@ impl Policy {
     }
 
     fn check_age(&self, report: &mut CheckReport, evidence: &VerifiedPlatform, now: u64) -> Result<(), Reason> {
-        if let (Some(maximum), Some(issued_at)) = (self.max_collateral_age, evidence.endorsed_at()) {
+        if let Some(maximum) = self.max_collateral_age {
+            let issued_at = evidence.endorsed_at().ok_or(Reason::CollateralUndated { platform: evidence.platform() })?;
             let age = now.saturating_sub(issued_at);
             if age > maximum {
                 return Err(Reason::CollateralAge { age, maximum });

@@ -17,6 +17,8 @@ use crate::{DebugRule, ImageRule, ModuleRule, Platform, Policy, TcbStatus};
 const MAX_POLICY_BYTES: usize = 1 << 20;
 /// The form of the document.
 const VERSION: i64 = 1;
+/// Most problems that are told; a document that breaks off in the depth has one for each level.
+const MAX_PROBLEMS_SHOWN: usize = 10;
 
 /// One thing wrong with a policy document.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,10 +48,13 @@ pub struct PolicyError {
 impl fmt::Display for PolicyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("policy: ")?;
-        for (index, problem) in self.problems.iter().enumerate() {
+        for (index, problem) in self.problems.iter().take(MAX_PROBLEMS_SHOWN).enumerate() {
             write!(f, "{}{problem}", if index == 0 { "" } else { "; " })?;
         }
-        Ok(())
+        match self.problems.len().saturating_sub(MAX_PROBLEMS_SHOWN) {
+            0 => Ok(()),
+            more => write!(f, "; and {more} more"),
+        }
     }
 }
 
@@ -191,7 +196,7 @@ impl Reader<'_> {
         match value.get_ref() {
             DeValue::Table(entries) => Some(Table { prefix: format!("{path}."), span: value.span(), entries: entries.clone() }),
             other => {
-                self.problem(value.span(), &path, format!("is a {}, expected a table", other.type_str()));
+                self.problem(value.span(), &path, format!("is of type {}, expected a table", other.type_str()));
                 None
             }
         }

@@ -10,7 +10,8 @@ use std::{
 };
 
 use rustls_pki_types::{AlgorithmIdentifier, InvalidSignature, SignatureVerificationAlgorithm};
-use sha2::{Digest as _, Sha256};
+
+use crate::sha256_of_parts;
 
 /// Signatures in one generation.
 const GENERATION: usize = 2048;
@@ -62,18 +63,9 @@ impl RememberedSignatures {
     }
 }
 
-fn statement(parts: [&[u8]; 3]) -> Statement {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
-        hash.update(part);
-    }
-    hash.finalize().into()
-}
-
 impl SignatureVerificationAlgorithm for RememberedSignatures {
     fn verify_signature(&self, public_key: &[u8], message: &[u8], signature: &[u8]) -> Result<(), InvalidSignature> {
-        let statement = statement([public_key, message, signature]);
+        let statement = sha256_of_parts(&[public_key, message, signature]);
         if self.held().find(&statement) {
             return Ok(());
         }

@@ -3,6 +3,7 @@
 use std::{borrow::Cow, fmt};
 
 use sha2::{Digest as _, Sha256};
+use x509_parser::{certificate::X509Certificate, prelude::FromDer as _};
 
 /// Largest certificate that may become an anchor.
 const MAX_CERTIFICATE_BYTES: usize = 8192;
@@ -183,7 +184,8 @@ impl TrustAnchors {
 
     /// Also accepts evidence of a software TEE whose root is `der`. Such evidence proves nothing about hardware and is marked simulated.
     ///
-    /// `der`: one certificate. From configuration, trusted. A software TEE speaks as Intel TDX; a second root replaces the first.
+    /// `der`: one certificate. From configuration, trusted. A root whose common name starts with `ARK-`, as AMD's do, vouches for SEV-SNP
+    /// reports; any other for TDX and SGX quotes. A second root replaces the first.
     pub fn danger_simulated_root(mut self, der: Vec<u8>) -> Result<Self, TrustAnchorError> {
         if let Some(AnchorKind::BuiltIn { name, .. }) = genuine(&der) {
             return Err(TrustAnchorError::IsGenuine { name });
@@ -191,7 +193,8 @@ impl TrustAnchors {
         must_look_like_certificate(&der)?;
         self.roots.retain(|root| !root.kind.is_simulated());
         let kind = AnchorKind::Simulated { fingerprint: Sha256::digest(&der).into() };
-        self.roots.push(Anchor { vendor: Vendor::Intel, kind, der: Cow::Owned(der) });
+        let vendor = if is_named_as_of_amd(&der) { Vendor::Amd } else { Vendor::Intel };
+        self.roots.push(Anchor { vendor, kind, der: Cow::Owned(der) });
         Ok(self)
     }
 
@@ -222,6 +225,12 @@ impl TrustAnchors {
 fn genuine(der: &[u8]) -> Option<AnchorKind> {
     let (vendor, name, _) = BUILT_IN.iter().find(|(.., built_in)| *built_in == der)?;
     Some(AnchorKind::BuiltIn { vendor: *vendor, name })
+}
+
+fn is_named_as_of_amd(der: &[u8]) -> bool {
+    let Ok((_, certificate)) = X509Certificate::from_der(der) else { return false };
+    let name = certificate.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
+    name.is_some_and(|name| name.starts_with("ARK-"))
 }
 
 fn must_look_like_certificate(der: &[u8]) -> Result<(), TrustAnchorError> {

@@ -98,6 +98,7 @@ fn each_cause_has_its_remedy() {
         (Reason::Advisory { advisory: "INTEL-SA-1".to_owned() }, "update the platform's firmware"),
         (signature(Fault::OtherPlatform), "the collateral of the platform in the quote"),
         (Reason::CollateralAge { age: 2, maximum: 1 }, "fetch the collateral again"),
+        (Reason::CollateralUndated { platform: Platform::Tpm }, "revocation list"),
         (Reason::EvidenceAge { age: 2, maximum: 1 }, "fresh evidence"),
         (Reason::EvidenceFromFuture { ahead: 1 }, "fresh evidence"),
         (Reason::NoTcbStatus { platform: Platform::Tpm }, "in the policy"),

@@ -1,10 +1,10 @@
 //! Single changes of signed things, under a vendor of our own: what must matter, matters, and is named.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "tests panic on purpose")]
 
-mod snp_vendor;
-
 use dstack_attestation::{AnchorKind, Context, Endorsements, Fault, Link, Refusal, TcbStatus, TrustAnchors, Vendor, sev_snp};
-use snp_vendor::{BASIC_CONSTRAINTS, KEY_USAGE, Key, Machine, NOW, OID_P256, OID_SHA256, PSS, Pss, RevocationList, amd, integer, tlv};
+use dstack_testkit::software_snp::{
+    self as snp_vendor, BASIC_CONSTRAINTS, KEY_USAGE, Key, Machine, NOW, OID_P256, OID_SHA256, PSS, Pss, RevocationList, amd, integer, tlv,
+};
 
 fn refused(machine: &Machine) -> Refusal {
     machine.verify().unwrap_err()

@@ -4,9 +4,13 @@
 #![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
 
 pub mod boot_files;
+#[cfg(feature = "software-snp")]
+pub mod software_snp;
 #[cfg(feature = "software-tee")]
 pub mod software_td;
 #[cfg(feature = "software-tee")]
 pub mod software_tee;
 #[cfg(feature = "swtpm")]
 pub mod swtpm;
+#[cfg(feature = "vendor-services")]
+pub mod vendor_services;

@@ -57,6 +57,19 @@ fn papers_may_be_exactly_as_old_as_allowed() {
 }
 
 #[test]
+fn papers_without_a_date_are_refused_on_every_platform_where_their_age_matters() {
+    let policy = Policy { max_collateral_age: Some(u64::MAX), ..Policy::default() };
+
+    for platform in Platform::ALL {
+        let undated = genuine(platform);
+        assert_eq!(refused(&policy, &undated), (Check::Freshness, Reason::CollateralUndated { platform }));
+        assert!(Policy::default().appraise(&undated, NOW).is_ok());
+        let dated = VerifiedPlatform { endorsed_at: Some(0), ..genuine(platform) };
+        assert!(policy.appraise(&dated, NOW).unwrap().passed(Check::Freshness));
+    }
+}
+
+#[test]
 fn platform_without_status_fails_where_one_is_demanded() {
     let evidence = genuine(Platform::NitroEnclave);
 

@@ -11,6 +11,7 @@
 //! Source: AMD SEV-SNP Firmware ABI (56860) section 7.3, VCEK certificate specification (57230).
 
 mod chain;
+mod chip_key;
 mod evidence;
 mod guest;
 mod key_certificate;
@@ -21,6 +22,7 @@ mod signature;
 mod tcb;
 mod verify;
 
+pub use chip_key::{ChipKeyFault, ChipKeyName};
 pub use evidence::SnpEvidence;
 pub use guest::{
     GuestFault, HostDataError, LaunchMismatch, LaunchProof, check_guest, check_host_data, check_launch, device_id, mr_aggregated, mr_system,

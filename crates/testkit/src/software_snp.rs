@@ -1,6 +1,13 @@
 //! A vendor with AMD's kind of certificates and reports, so that a test can change one thing and sign the rest properly.
 //!
 //! Keys are made once per test program. RSA keys have 2048 bits, AMD's have 4096.
+#![allow(
+    missing_docs,
+    clippy::cast_possible_truncation,
+    clippy::missing_panics_doc,
+    clippy::must_use_candidate,
+    reason = "fields of the vendor's own formats; tests panic on purpose"
+)]
 
 use std::sync::LazyLock;
 
@@ -15,19 +22,19 @@ use dstack_attestation::{
 };
 
 /// 2025-06-15, within the validity of every certificate.
-pub(crate) const NOW: u64 = 1_750_000_000;
+pub const NOW: u64 = 1_750_000_000;
 
 const OID_PSS: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 10];
 const OID_RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 1];
 const OID_MGF1: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 8];
-pub(crate) const OID_SHA384: &[u8] = &[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 2, 2];
-pub(crate) const OID_SHA256: &[u8] = &[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 2, 1];
+pub const OID_SHA384: &[u8] = &[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 2, 2];
+pub const OID_SHA256: &[u8] = &[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 2, 1];
 const OID_EC: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1];
 const OID_P384: &[u8] = &[0x2b, 0x81, 4, 0, 34];
-pub(crate) const OID_P256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7];
+pub const OID_P256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7];
 const OID_COMMON_NAME: &[u8] = &[0x55, 4, 3];
-pub(crate) const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 19];
-pub(crate) const KEY_USAGE: &[u8] = &[0x55, 0x1d, 15];
+pub const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 19];
+pub const KEY_USAGE: &[u8] = &[0x55, 0x1d, 15];
 /// keyCertSign and cRLSign.
 const MAY_SIGN: &[u8] = &[3, 2, 1, 6];
 
@@ -51,7 +58,7 @@ fn ec() -> EcdsaKeyPair {
 
 /// Whose key signs or is certified.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Key {
+pub enum Key {
     Root,
     Authority,
     /// A stranger's RSA key.
@@ -88,7 +95,7 @@ impl Key {
     }
 }
 
-pub(crate) fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
+pub fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
     let length = match content.len() {
         len @ 0..=0x7f => vec![len as u8],
         len @ 0x80..=0xff => vec![0x81, len as u8],
@@ -105,7 +112,7 @@ fn bits(content: &[u8]) -> Vec<u8> {
     tlv(3, &[&[0], content].concat())
 }
 
-pub(crate) fn integer(number: u64) -> Vec<u8> {
+pub fn integer(number: u64) -> Vec<u8> {
     let bytes = number.to_be_bytes();
     let digits = &bytes[bytes.iter().take_while(|byte| **byte == 0).count().min(7)..];
     let sign: &[u8] = if digits[0] & 0x80 != 0 { &[0] } else { &[] };
@@ -117,23 +124,23 @@ fn name(common_name: &str) -> Vec<u8> {
 }
 
 /// An extension: content of its OID, critical, value.
-pub(crate) type Extension = (Vec<u8>, bool, Vec<u8>);
+pub type Extension = (Vec<u8>, bool, Vec<u8>);
 
 /// One of AMD's extensions.
-pub(crate) fn amd(numbers: &[u8], value: Vec<u8>) -> Extension {
+pub fn amd(numbers: &[u8], value: Vec<u8>) -> Extension {
     ([&[0x2b, 0x06, 0x01, 0x04, 0x01, 0x9c, 0x78, 0x01], numbers].concat(), false, value)
 }
 
 /// Parameters of RSA-PSS as a certificate names them; the signature itself is always the right one.
 #[derive(Clone)]
-pub(crate) struct Pss {
-    pub(crate) hash: &'static [u8],
-    pub(crate) mask_hash: &'static [u8],
-    pub(crate) salt: u64,
-    pub(crate) trailer: Option<u64>,
+pub struct Pss {
+    pub hash: &'static [u8],
+    pub mask_hash: &'static [u8],
+    pub salt: u64,
+    pub trailer: Option<u64>,
 }
 
-pub(crate) const PSS: Pss = Pss { hash: OID_SHA384, mask_hash: OID_SHA384, salt: 48, trailer: None };
+pub const PSS: Pss = Pss { hash: OID_SHA384, mask_hash: OID_SHA384, salt: 48, trailer: None };
 
 impl Pss {
     fn der(&self) -> Vec<u8> {
@@ -157,19 +164,19 @@ fn sign_rsa(key: Key, message: &[u8]) -> Vec<u8> {
 
 /// A certificate before it is signed.
 #[derive(Clone)]
-pub(crate) struct Certificate {
-    pub(crate) subject: String,
-    pub(crate) issuer: String,
-    pub(crate) serial: u64,
+pub struct Certificate {
+    pub subject: String,
+    pub issuer: String,
+    pub serial: u64,
     /// `YYYYMMDDHHMMSSZ`.
-    pub(crate) not_before: String,
-    pub(crate) not_after: String,
-    pub(crate) key: Key,
-    pub(crate) curve: &'static [u8],
-    pub(crate) signed_by: Key,
-    pub(crate) algorithm: Pss,
-    pub(crate) outer_algorithm: Pss,
-    pub(crate) extensions: Vec<Extension>,
+    pub not_before: String,
+    pub not_after: String,
+    pub key: Key,
+    pub curve: &'static [u8],
+    pub signed_by: Key,
+    pub algorithm: Pss,
+    pub outer_algorithm: Pss,
+    pub extensions: Vec<Extension>,
 }
 
 impl Certificate {
@@ -195,7 +202,7 @@ impl Certificate {
         Self { serial: 7, extensions, ..Self::new(subject, issuer, key, Key::Root) }
     }
 
-    pub(crate) fn der(&self) -> Vec<u8> {
+    pub fn der(&self) -> Vec<u8> {
         let time = |text: &str| tlv(0x18, text.as_bytes());
         let extensions: Vec<u8> = self.extensions.iter().flat_map(extension).collect();
         let body = sequence(&[
@@ -213,11 +220,11 @@ impl Certificate {
     }
 
     /// The extension with these numbers under AMD's, or the one of X.509.
-    pub(crate) fn extension(&mut self, oid: &[u8]) -> &mut Extension {
+    pub fn extension(&mut self, oid: &[u8]) -> &mut Extension {
         self.extensions.iter_mut().find(|(found, ..)| found == oid || found.ends_with(oid) && found.len() == oid.len() + 8).unwrap()
     }
 
-    pub(crate) fn remove(&mut self, oid: &[u8]) {
+    pub fn remove(&mut self, oid: &[u8]) {
         let before = self.extensions.len();
         self.extensions.retain(|(found, ..)| !(found == oid || found.ends_with(oid) && found.len() == oid.len() + 8));
         assert_eq!(self.extensions.len() + 1, before);
@@ -231,19 +238,19 @@ fn extension((oid, critical, value): &Extension) -> Vec<u8> {
 
 /// A revocation list before it is signed.
 #[derive(Clone)]
-pub(crate) struct RevocationList {
-    pub(crate) issuer: String,
-    pub(crate) this_update: String,
-    pub(crate) next_update: Option<String>,
-    pub(crate) revoked: Vec<u64>,
-    pub(crate) signed_by: Key,
-    pub(crate) algorithm: Pss,
-    pub(crate) outer_algorithm: Pss,
-    pub(crate) extensions: Vec<Extension>,
+pub struct RevocationList {
+    pub issuer: String,
+    pub this_update: String,
+    pub next_update: Option<String>,
+    pub revoked: Vec<u64>,
+    pub signed_by: Key,
+    pub algorithm: Pss,
+    pub outer_algorithm: Pss,
+    pub extensions: Vec<Extension>,
 }
 
 impl RevocationList {
-    pub(crate) fn of(issuer: &str) -> Self {
+    pub fn of(issuer: &str) -> Self {
         Self {
             issuer: issuer.into(),
             this_update: "20250601000000Z".into(),
@@ -256,7 +263,7 @@ impl RevocationList {
         }
     }
 
-    pub(crate) fn der(&self) -> Vec<u8> {
+    pub fn der(&self) -> Vec<u8> {
         let time = |text: &str| tlv(0x18, text.as_bytes());
         let revoked: Vec<u8> = self.revoked.iter().flat_map(|serial| sequence(&[&integer(*serial), &time("20250501000000Z")])).collect();
         let revoked = if revoked.is_empty() { Vec::new() } else { tlv(0x30, &revoked) };
@@ -278,22 +285,22 @@ impl RevocationList {
 
 /// A machine with its papers. A test changes single things, then verifies.
 #[derive(Clone)]
-pub(crate) struct Machine {
-    pub(crate) report: Vec<u8>,
-    pub(crate) report_signed_by: Key,
-    pub(crate) key: Certificate,
-    pub(crate) authority: Certificate,
-    pub(crate) root: Certificate,
-    pub(crate) lists: Vec<RevocationList>,
-    pub(crate) now: u64,
+pub struct Machine {
+    pub report: Vec<u8>,
+    pub report_signed_by: Key,
+    pub key: Certificate,
+    pub authority: Certificate,
+    pub root: Certificate,
+    pub lists: Vec<RevocationList>,
+    pub now: u64,
 }
 
 impl Machine {
-    pub(crate) fn milan() -> Self {
+    pub fn milan() -> Self {
         Self::vcek("Milan", [0x19, 1, 1], &[3, 0, 0, 0, 0, 0, 8, 0xd5], &[0xc1; 64])
     }
 
-    pub(crate) fn turin() -> Self {
+    pub fn turin() -> Self {
         let mut machine = Self::vcek("Turin", [0x1a, 2, 0], &[1, 2, 3, 4, 0, 0, 0, 200], &[0xc2; 8]);
         machine.key.extensions.retain(|(oid, ..)| !oid.ends_with(&[1, 3, 1]) && !oid.ends_with(&[1, 3, 2]) && !oid.ends_with(&[1, 3, 3]));
         for (number, svn) in [(9, 1), (1, 2), (2, 3), (3, 4)] {
@@ -303,7 +310,7 @@ impl Machine {
     }
 
     /// A machine whose key was loaded for a cloud provider, and that does not say which chip it is.
-    pub(crate) fn cloud() -> Self {
+    pub fn cloud() -> Self {
         let mut machine = Self::milan();
         machine.set(0x48, &[1 << 2]);
         machine.set(0x1a0, &[0; 64]);
@@ -357,12 +364,12 @@ impl Machine {
     }
 
     /// Overwrites bytes of the report.
-    pub(crate) fn set(&mut self, at: usize, bytes: &[u8]) {
+    pub fn set(&mut self, at: usize, bytes: &[u8]) {
         self.report[at..at + bytes.len()].copy_from_slice(bytes);
     }
 
     /// The report with its signature.
-    pub(crate) fn signed_report(&self) -> Vec<u8> {
+    pub fn signed_report(&self) -> Vec<u8> {
         let mut report = self.report.clone();
         let signature = self.report_signed_by.ec().sign(&SystemRandom::new(), &report[..0x2a0]).unwrap();
         let (r, s) = signature.as_ref().split_at(48);
@@ -374,14 +381,22 @@ impl Machine {
         report
     }
 
+    /// The launch measurement, HOST_DATA and report data of a guest.
+    pub fn of_guest(mut self, measurement: &[u8; 48], host_data: &[u8; 32], report_data: &[u8; 64]) -> Self {
+        self.set(0x90, measurement);
+        self.set(0xc0, host_data);
+        self.set(0x50, report_data);
+        self
+    }
+
     /// With the whole chain given. A certificate has other bytes each time it is signed, so the root is signed once.
-    pub(crate) fn verify(&self) -> Result<VerifiedReport, Refusal> {
+    pub fn verify(&self) -> Result<VerifiedReport, Refusal> {
         let root = self.root.der();
         let anchors = TrustAnchors::hardware().replace(Vendor::Amd, [root.clone()]).unwrap();
         self.verify_given(vec![self.key.der(), self.authority.der(), root], &anchors)
     }
 
-    pub(crate) fn verify_given(&self, certificates: Vec<Vec<u8>>, anchors: &TrustAnchors) -> Result<VerifiedReport, Refusal> {
+    pub fn verify_given(&self, certificates: Vec<Vec<u8>>, anchors: &TrustAnchors) -> Result<VerifiedReport, Refusal> {
         let revocation_lists = self.lists.iter().map(RevocationList::der).collect();
         let endorsements = Endorsements { collateral: None, certificates, revocation_lists };
         SevSnp.verify_report(&self.signed_report(), &Context { anchors, endorsements: &endorsements, now: self.now })
