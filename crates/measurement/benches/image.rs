@@ -132,7 +132,11 @@ fn main() -> ExitCode {
     }
     let on_10_0 = (cpu(false) - before) / REPEATS;
     println!("image of {:.1} MB", len as f64 / 1e6);
-    println!("under QEMU 10.0    {:7.1} ms CPU", on_10_0.as_secs_f64() * 1e3);
+    let ratio_on_10_0 = on_10_0.as_secs_f64() / theirs.as_secs_f64();
+    println!(
+        "under QEMU 10.0    {:7.1} ms CPU, ratio {ratio_on_10_0:.2} (the firmware is decompressed: SPEC.md, section 4)",
+        on_10_0.as_secs_f64() * 1e3
+    );
     println!("measured           {:7.1} ms CPU", ours.as_secs_f64() * 1e3);
     println!("openssl -sha384    {:7.1} ms CPU", theirs.as_secs_f64() * 1e3);
     println!("ratio              {ratio:7.2}    (promised {PROMISED_RATIO})");

@@ -23,6 +23,8 @@ const GUID_DEFINED: u8 = 2;
 const SECTION_HEADER_LEN: usize = 4;
 /// Folder of the named files.
 const NAMED_BLOBS: &[u8] = b"etc/boot/";
+/// `QemuKernelLoaderFsDxe` in UTF-16, the name of the driver that reads those files. It stands behind the driver's code.
+const DRIVER_NAME: &[u8] = b"Q\0e\0m\0u\0K\0e\0r\0n\0e\0l\0L\0o\0a\0d\0e\0r\0F\0s\0D\0x\0e\0";
 /// Most that is decompressed; OVMF of today has 16 MiB.
 const MAX_DECOMPRESSED: u64 = 64 << 20;
 const MAX_DICTIONARY_KIB: u32 = 64 << 10;
@@ -66,7 +68,8 @@ fn mentions_named_blobs(compressed: &[u8]) -> bool {
     let Ok(decompressed) = LzmaReader::new_mem_limit(compressed, MAX_DICTIONARY_KIB, None) else { return false };
     let mut decompressed = decompressed.take(MAX_DECOMPRESSED);
     // The end of the last chunk stays in front, for a name across two.
-    let overlap = NAMED_BLOBS.len() - 1;
+    let overlap = DRIVER_NAME.len() - 1;
+    let mut driver_ended = false;
     let mut window = Vec::with_capacity(CHUNK + overlap);
     loop {
         let kept = window.len().saturating_sub(overlap);
@@ -75,9 +78,11 @@ fn mentions_named_blobs(compressed: &[u8]) -> bool {
         if memmem::find(&window, NAMED_BLOBS).is_some() {
             return true;
         }
-        // A damaged section says no more than what came before.
-        if !read.is_ok_and(|count| count > 0) {
+        // A damaged section says no more than what came before. What follows the driver says nothing; one chunk more is read, should a
+        // builder put the name before the code.
+        if driver_ended || !read.is_ok_and(|count| count > 0) {
             return false;
         }
+        driver_ended = memmem::find(&window, DRIVER_NAME).is_some();
     }
 }

@@ -142,6 +142,21 @@ fn firmware_that_knows_the_folder_of_named_files_takes_the_kernel_from_there() {
 }
 
 #[test]
+fn what_follows_the_driver_of_named_files_is_not_looked_at() {
+    let name: Vec<u8> = "QemuKernelLoaderFsDxe".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let with_folder_at = |at: usize| {
+        let mut drivers = drivers_with(&name, (64 << 10) - 5);
+        drivers.resize(400_000, 0x90);
+        drivers[at..at + 9].copy_from_slice(b"etc/boot/");
+        KernelBlob::of_firmware(&firmware_with(&drivers, 2))
+    };
+
+    assert_eq!(with_folder_at(60_000), KernelBlob::Named, "in the driver");
+    assert_eq!(with_folder_at(66_000), KernelBlob::Named, "the name stands before the code");
+    assert_eq!(with_folder_at(300_000), KernelBlob::Patched, "in another driver");
+}
+
+#[test]
 fn firmware_without_a_readable_section_is_taken_for_an_old_one() {
     let good = firmware_with(&drivers_with(b"etc/boot/", 150_000), 2);
     let flipped = |at: usize, bits: u8| {
