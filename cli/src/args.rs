@@ -260,7 +260,7 @@ pub(crate) struct VerifyArgs {
     /// Intel's collateral, JSON with the fields of QuoteCollateralV3; default is the evidence's own, then Intel's service.
     #[arg(long, value_name = "FILE")]
     pub collateral: Option<PathBuf>,
-    /// Certificates of the evidence (VCEK or VLEK, ASK), PEM or DER. May be repeated.
+    /// Certificates of the evidence (VCEK or VLEK, ASK), or a revocation list over them, PEM or DER. May be repeated.
     #[arg(long, value_name = "FILE")]
     pub chain: Vec<PathBuf>,
     /// The moment at which everything must be valid, such as 2026-08-28T05:21:19Z; default is now.

@@ -9,7 +9,7 @@ use dstack_api::{
     RpcError,
     kms::{AppId as WireAppId, GetMetaResponse, KmsClient},
 };
-use dstack_attestation::parse_certificates;
+use dstack_attestation::parse_certificate;
 use dstack_key_hierarchy::{EnvPublicKey, verify_env_key_v1};
 use dstack_manifest::AppId;
 use dstack_rpc::{Client, Endpoint};
@@ -101,15 +101,14 @@ impl Kms {
 /// Errors: unreadable, or not a certificate.
 pub(crate) fn read_certificate(path: &Path) -> Outcome<CertificateDer<'static>> {
     let bytes = std::fs::read(path).map_err(|error| Failure::io("reading", path, &error))?;
-    let malformed = || {
+    let malformed = |error| {
         Failure::new(
             "cli/bad-certificate",
-            format!("{} is not a certificate", path.display()),
+            format!("{} is no certificate: {error}", path.display()),
             "name a file with one PEM or DER certificate",
         )
     };
-    let first = parse_certificates(&bytes).ok().and_then(|certificates| certificates.into_iter().next());
-    first.map(CertificateDer::from).ok_or_else(malformed)
+    parse_certificate(&bytes).map(CertificateDer::from).map_err(malformed)
 }
 
 /// Subject public key info, DER.

@@ -23,6 +23,10 @@ pub(super) fn save(path: &Path, bytes: &[u8], subject: &Subject, question: &Ques
     if !question.endorsements.certificates.is_empty() {
         fields.insert("certificates".to_owned(), pem(&question.endorsements.certificates).into());
     }
+    if !question.endorsements.revocation_lists.is_empty() {
+        let lists: Vec<String> = question.endorsements.revocation_lists.iter().map(hex::encode).collect();
+        fields.insert("revocation_lists".to_owned(), lists.into());
+    }
     if let Some(challenge) = &question.challenge {
         fields.insert("nonce".to_owned(), hex::encode(&challenge.bytes).into());
     }

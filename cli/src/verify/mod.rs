@@ -75,10 +75,13 @@ async fn decide(args: &VerifyArgs, output: Output) -> Outcome<Verdict> {
             (bytes, connection)
         }
     };
-    let subject = match subject(&bytes, &given) {
+    let mut subject = match Subject::recognise(&bytes) {
         Ok(subject) => subject,
-        Err(reason) => return Ok(blank.unreadable(reason, NOT_EVIDENCE)),
+        Err(error) => return Ok(blank.unreadable(error.to_string(), NOT_EVIDENCE)),
     };
+    if let Err(reason) = add_logs(&mut subject, &given) {
+        return Ok(blank.unreadable(reason, NOT_PAPERS));
+    }
     let mut question = question(args, &given, &settings, &subject)?;
     match papers::at_hand(&given, &settings, &subject) {
         Ok(endorsements) => question.endorsements = endorsements,
@@ -102,16 +105,15 @@ async fn decide(args: &VerifyArgs, output: Output) -> Outcome<Verdict> {
     Ok(verdict)
 }
 
-/// The evidence, with the logs that came in files of their own.
-fn subject(bytes: &[u8], given: &Given) -> Result<Subject, String> {
-    let mut subject = Subject::recognise(bytes).map_err(|error| error.to_string())?;
+/// Adds the logs that came in files of their own.
+fn add_logs(subject: &mut Subject, given: &Given) -> Result<(), String> {
     if let Some(events) = given.events()? {
         subject.set_event_log(events).map_err(|error| error.to_string())?;
     }
     if let Some(ccel) = &given.ccel {
         subject.set_ccel(ccel).map_err(|error| error.to_string())?;
     }
-    Ok(subject)
+    Ok(())
 }
 
 fn question(args: &VerifyArgs, given: &Given, settings: &Settings, subject: &Subject) -> Outcome<Question> {
@@ -136,9 +138,10 @@ fn question(args: &VerifyArgs, given: &Given, settings: &Settings, subject: &Sub
 }
 
 fn load_policy(path: &Path) -> Outcome<Policy> {
-    let text = String::from_utf8_lossy(&options::read_file(path)?).into_owned();
     let fix = "correct the document; the reference of policies shows every key";
-    Policy::from_toml(&text).map_err(|error| Failure::usage("verify/bad-policy", format!("{}: {error}", path.display()), fix))
+    let refused = |error: &dyn std::fmt::Display| Failure::usage("verify/bad-policy", format!("{}: {error}", path.display()), fix);
+    let text = String::from_utf8(options::read_file(path)?).map_err(|_| refused(&"the policy is not text in UTF-8"))?;
+    Policy::from_toml(&text).map_err(|error| refused(&error))
 }
 
 /// The settings that the user names; for apps of the local stack those of the stack; else the built-in ones.

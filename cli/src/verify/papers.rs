@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
-use dstack_attestation::{Endorsements, QuoteCollateral, UnverifiedQuote, UnverifiedSgxQuote, parse_certificates, sev_snp};
-use dstack_ra_tls::collateral::CollateralClient;
+use dstack_attestation::{
+    Endorsements, QuoteCollateral, QuoteError, UnverifiedQuote, UnverifiedSgxQuote, parse_certificates, parse_revocation_list,
+    sev_snp::{ChipKeyName, UnverifiedReport},
+};
+use dstack_ra_tls::collateral::{ChipKeyClient, CollateralClient, FetchError, Platform, Tee};
 use dstack_rpc::system_tls;
-use dstack_verdict::{Kind, Subject};
+use dstack_verdict::Subject;
 
 use super::{discover::Connection, options::Given, settings::Settings};
 use crate::{
@@ -22,11 +25,15 @@ pub(super) fn at_hand(given: &Given, settings: &Settings, subject: &Subject) -> 
         (None, Some(collateral)) => Some(collateral.clone()),
         (None, None) => subject.saved.collateral.clone(),
     };
-    let mut certificates = subject.saved.certificates.clone();
+    let mut endorsements = Endorsements { collateral, ..subject.saved_endorsements() };
     for file in &given.chain {
-        certificates.extend(parse_certificates(file).map_err(|error| format!("a file of --chain: {error}"))?);
+        if let Some(list) = parse_revocation_list(file) {
+            endorsements.revocation_lists.push(list);
+            continue;
+        }
+        endorsements.certificates.extend(parse_certificates(file).map_err(|error| format!("a file of --chain: {error}"))?);
     }
-    Ok(Endorsements { collateral, certificates, ..Endorsements::default() })
+    Ok(endorsements)
 }
 
 fn parse_collateral(bytes: &[u8]) -> Result<QuoteCollateral, String> {
@@ -44,28 +51,33 @@ pub(super) async fn fetch_missing(
     is_offline: bool,
     progress: &Progress,
 ) -> Outcome {
-    if let (Some(quote), None) = (subject.td_quote(), &endorsements.collateral) {
-        let fetched = fetch_collateral(quote, settings, is_offline, progress).await?;
+    let platform = match (subject.td_quote(), subject.sgx_quote()) {
+        (Some(quote), _) => Some(tdx_platform(quote)),
+        (None, Some(quote)) => Some(sgx_platform(quote)),
+        (None, None) => None,
+    };
+    if let (Some(platform), None) = (platform, &endorsements.collateral) {
+        let fetched = fetch_collateral(platform, settings, is_offline, progress).await?;
         endorsements.collateral.clone_from(&fetched.collateral);
-        return Ok(());
     }
-    match &subject.kind {
-        // The papers of SGX differ from those of TDX, and the client asks for the latter.
-        Kind::Sgx(quote) if endorsements.collateral.is_none() && UnverifiedSgxQuote::parse(quote).is_ok() => {
-            Err(missing("collateral", "give it with --collateral: it is not fetched for SGX"))
-        }
-        Kind::SevSnp(evidence)
-            if endorsements.certificates.is_empty()
-                && evidence.certificates.is_empty()
-                && sev_snp::UnverifiedReport::parse(&evidence.report).is_ok() =>
-        {
-            Err(missing(
-                "certificate of the key that signed",
-                "give the VCEK or VLEK, which AMD's key distribution service has, with --chain",
-            ))
-        }
-        _ => Ok(()),
+    // A report that cannot be read is refused for that.
+    let report = subject.snp_report_without_key(endorsements).and_then(|report| UnverifiedReport::parse(report).ok());
+    if let Some(report) = report {
+        let fetched = fetch_chip_key(&report, settings, is_offline, progress).await?;
+        endorsements.certificates.clone_from(&fetched.certificates);
+        endorsements.revocation_lists.extend(fetched.revocation_lists.iter().cloned());
     }
+    Ok(())
+}
+
+fn tdx_platform(quote: &[u8]) -> Result<Platform, QuoteError> {
+    let chain = UnverifiedQuote::parse(quote)?.pck_chain()?;
+    Ok(Platform::known(Tee::Tdx, chain.fmspc()?, chain.issuer()?))
+}
+
+fn sgx_platform(quote: &[u8]) -> Result<Platform, QuoteError> {
+    let chain = UnverifiedSgxQuote::parse(quote)?.pck_chain()?;
+    Ok(Platform::known(Tee::Sgx, chain.fmspc()?, chain.issuer()?))
 }
 
 /// Fetches the collateral of a gateway's machine, where a gateway ends TLS.
@@ -75,25 +87,47 @@ pub(super) async fn fetch_for_gateway(connection: &mut Connection, settings: &Se
     let subject = connection.gateway_subject();
     let Some(papers) = connection.gateway.as_mut().filter(|papers| papers.collateral.is_none()) else { return Ok(()) };
     if let Some(quote) = subject.as_ref().and_then(Subject::td_quote) {
-        let fetched = fetch_collateral(quote, settings, is_offline, progress).await?;
+        let fetched = fetch_collateral(tdx_platform(quote), settings, is_offline, progress).await?;
         papers.collateral.clone_from(&fetched.collateral);
     }
     Ok(())
 }
 
-async fn fetch_collateral(quote: &[u8], settings: &Settings, is_offline: bool, progress: &Progress) -> Outcome<Arc<Endorsements>> {
-    let platform =
-        UnverifiedQuote::parse(quote).and_then(|quote| quote.pck_chain()).and_then(|chain| Ok((chain.fmspc()?, chain.issuer()?)));
-    let (fmspc, issuer) = platform
+async fn fetch_collateral(
+    platform: Result<Platform, QuoteError>,
+    settings: &Settings,
+    is_offline: bool,
+    progress: &Progress,
+) -> Outcome<Arc<Endorsements>> {
+    let platform = platform
         .map_err(|error| Failure::new("verify/no-platform", error.to_string(), "ask for a quote with an embedded certificate chain"))?;
     if is_offline {
-        return Err(missing("collateral", "give it with --collateral, or save the evidence with --save"));
+        return Err(missing("collateral", "give it with --collateral, or leave out --offline, once with --save"));
     }
     let step = progress.step("collateral");
     let operation = format!("fetching collateral from {}", settings.collateral_url);
     let client = CollateralClient::new(&settings.collateral_url)?.with_tls(system_tls());
-    let fetched = client.endorsements_for(fmspc, issuer).await.map_err(|error| Failure::from(error).during(operation))?;
+    let fetched = client.endorsements_for(platform).await.map_err(|error| Failure::from(error).during(operation))?;
     step.done(&settings.collateral_url);
+    Ok(fetched)
+}
+
+async fn fetch_chip_key(
+    report: &UnverifiedReport,
+    settings: &Settings,
+    is_offline: bool,
+    progress: &Progress,
+) -> Outcome<Arc<Endorsements>> {
+    let name = ChipKeyName::of_report(report).map_err(FetchError::from)?;
+    if is_offline {
+        let fix = "give the VCEK, which AMD's key distribution service has, with --chain, or leave out --offline, once with --save";
+        return Err(missing("certificate of the key that signed", fix));
+    }
+    let step = progress.step("certificates of the chip's key");
+    let operation = format!("fetching the certificates of the chip's key from {}", settings.amd_kds_url);
+    let client = ChipKeyClient::new(&settings.amd_kds_url)?.with_tls(system_tls());
+    let fetched = client.endorsements_for(name).await.map_err(|error| Failure::from(error).during(operation))?;
+    step.done(&settings.amd_kds_url);
     Ok(fetched)
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use dstack_attestation::{ImageRule, Policy, QuoteCollateral, TcbStatus, TrustAnchors};
 use dstack_manifest::{AppId, ComposeHash, OsImageHash};
 use dstack_os_image::ImageStore;
+use dstack_ra_tls::collateral::ChipKeyClient;
 use dstack_verdict::Expectations;
 use serde::Deserialize;
 
@@ -22,6 +23,8 @@ const DEFAULT_COLLATERAL_URL: &str = "https://pccs.phala.network";
 struct File {
     /// Where collateral comes from.
     collateral_url: Option<String>,
+    /// Where certificates of AMD's chip keys come from.
+    amd_kds_url: Option<String>,
     /// Collateral in a file, JSON.
     collateral_file: Option<PathBuf>,
     /// Directory of OS images that are known to be good.
@@ -67,6 +70,8 @@ pub(super) struct Settings {
     pub policy: Policy,
     /// Where collateral comes from.
     pub collateral_url: String,
+    /// Where certificates of AMD's chip keys come from.
+    pub amd_kds_url: String,
     /// Collateral that is at hand.
     pub collateral: Option<QuoteCollateral>,
     /// What the app must be.
@@ -82,6 +87,7 @@ impl Settings {
             anchors: TrustAnchors::hardware(),
             policy: Policy::report_only(),
             collateral_url: DEFAULT_COLLATERAL_URL.to_owned(),
+            amd_kds_url: ChipKeyClient::AMD.to_owned(),
             collateral: None,
             expectations: Expectations::default(),
         }
@@ -102,6 +108,9 @@ impl Settings {
         };
         if let Some(url) = file.collateral_url {
             settings.collateral_url = url;
+        }
+        if let Some(url) = file.amd_kds_url {
+            settings.amd_kds_url = url;
         }
         if let Some(named) = &file.collateral_file {
             let named = folder.join(named);

@@ -5,10 +5,9 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use dstack_attestation::VerifiedEvidence;
-use sha2::{Digest as _, Sha256};
+use dstack_attestation::{VerifiedEvidence, sha256_of_parts};
 
-use crate::collateral::Platform;
+use crate::collateral::PapersOf;
 
 /// SHA-256 over everything a verification looks at that came from the peer.
 ///
@@ -19,12 +18,7 @@ pub(crate) struct ContentKey([u8; 32]);
 impl ContentKey {
     /// `parts`: each counts with its length, so that no two lists collide.
     pub(crate) fn of(parts: &[&[u8]]) -> Self {
-        let mut hash = Sha256::new();
-        for part in parts {
-            hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
-            hash.update(part);
-        }
-        Self(hash.finalize().into())
+        Self(sha256_of_parts(parts))
     }
 }
 
@@ -32,9 +26,9 @@ impl ContentKey {
 #[derive(Clone)]
 pub(crate) struct Verdict {
     pub(crate) evidence: Arc<VerifiedEvidence>,
-    /// What its collateral is published for; `None` where the evidence brought all papers along.
-    pub(crate) platform: Option<Platform>,
-    /// SHA-256 of the collateral's content. The verdict says nothing under another.
+    /// What its papers are published for; `None` where the evidence brought all of them along.
+    pub(crate) papers_of: Option<PapersOf>,
+    /// SHA-256 of the papers' content. The verdict says nothing under others.
     pub(crate) papers: [u8; 32],
 }
 
@@ -98,16 +92,5 @@ impl VerdictCache {
             entries.by_key.remove(&oldest);
         }
         entries.by_key.insert(key, Entry { verdict, use_until, used });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parts_do_not_run_into_each_other() {
-        assert_ne!(ContentKey::of(&[b"ab", b"c"]), ContentKey::of(&[b"a", b"bc"]));
-        assert_ne!(ContentKey::of(&[b"ab"]), ContentKey::of(&[b"ab", b""]));
     }
 }

@@ -10,12 +10,15 @@ use std::{
 };
 
 use dstack_api::UserFacing;
-use dstack_attestation::{EnvelopeError, GuestEvidence, ReportData, VerifiedEvidence, Verifier, VerifyError};
+use dstack_attestation::{
+    EnvelopeError, GuestEvidence, ReportData, VerifiedEvidence, Verifier, VerifyError,
+    sev_snp::{ChipKeyName, SnpEvidence, UnverifiedReport},
+};
 use tokio::sync::Semaphore;
 
 use crate::{
     CertRequest, CertificateError, CsrError, RaTlsCertificate,
-    collateral::{CollateralClient, FetchError, Held, Platform},
+    collateral::{ChipKeyClient, CollateralClient, FetchError, Held, PapersOf},
     ra_tls_report_data,
     verdicts::{ContentKey, Verdict, VerdictCache},
 };
@@ -46,8 +49,8 @@ pub enum Refusal {
     #[error("amd sev-snp key release is not enabled")]
     SnpNotEnabled,
     /// A handshake cannot wait for collateral; see [`EvidenceVerifier::with_collateral`].
-    #[error("collateral of platform {} is not at hand", hex::encode(.0.fmspc()))]
-    CollateralNotAtHand(Platform),
+    #[error("collateral of {0} is not at hand")]
+    CollateralNotAtHand(PapersOf),
     /// The evidence is refused.
     #[error(transparent)]
     Evidence(#[from] VerifyError),
@@ -61,7 +64,7 @@ impl Refusal {
     #[must_use]
     pub fn is_undecided(&self) -> bool {
         match self {
-            Self::Collateral(error) => !matches!(error, FetchError::Quote(_) | FetchError::Platform(_)),
+            Self::Collateral(error) => !error.is_of_evidence(),
             Self::CollateralNotAtHand(_) | Self::BrokeOff => true,
             _ => false,
         }
@@ -119,8 +122,17 @@ pub struct EvidenceVerifier {
     collateral: CollateralClient,
     verdicts: VerdictCache,
     slots: Semaphore,
-    wanted: Mutex<Vec<Platform>>,
-    accepts_snp: bool,
+    wanted: Mutex<Vec<PapersOf>>,
+    snp: SnpGuests,
+}
+
+/// What is done with guests of SEV-SNP.
+#[derive(Clone)]
+enum SnpGuests {
+    /// They are refused.
+    Refused,
+    /// They are believed if their evidence holds; certificates that it lacks are asked for, if there is anybody to ask.
+    Accepted(Option<Box<ChipKeyClient>>),
 }
 
 impl std::fmt::Debug for EvidenceVerifier {
@@ -149,15 +161,16 @@ impl EvidenceVerifier {
             verdicts,
             slots: Semaphore::new(limits.concurrent.max(1)),
             wanted: Mutex::default(),
-            accepts_snp: false,
+            snp: SnpGuests::Refused,
         }
     }
 
     /// Also believes SEV-SNP guests, whose identity is what their host bound to the launch: no event of theirs is signed, and nothing
-    /// tells a report from before the boot from a later one. Their evidence must carry the certificate of the chip's key.
+    /// tells a report from before the boot from a later one. `chip_keys`: where the certificate of the chip's key comes from if the
+    /// evidence does not carry it; without, it must.
     #[must_use]
-    pub fn accepting_snp_guests(mut self) -> Self {
-        self.accepts_snp = true;
+    pub fn accepting_snp_guests(mut self, chip_keys: Option<ChipKeyClient>) -> Self {
+        self.snp = SnpGuests::Accepted(chip_keys.map(Box::new));
         self
     }
 
@@ -210,31 +223,37 @@ impl EvidenceVerifier {
     pub fn of_certificate_at_hand(&self, leaf: &[u8], now: u64) -> Result<Arc<VerifiedEvidence>, Refusal> {
         let content = ContentKey::of(&[b"certificate", leaf, b""]);
         if let Some(found) = self.verdicts.find(&content, now)
-            && self.papers_at_hand(found.platform)?.digest == found.papers
+            && self.papers_at_hand(found.papers_of)?.digest == found.papers
         {
             return Ok(found.evidence);
         }
         let case = certificate_case(leaf, "", now)?;
-        let platform = self.platform(&case.evidence)?;
-        let papers = self.papers_at_hand(platform)?;
+        let papers_of = self.papers_of(&case.evidence)?;
+        let papers = self.papers_at_hand(papers_of)?;
         let evidence = Arc::new(self.verifier.verify_guest(&case.evidence, &papers.endorsements, now, case.expected.as_ref())?);
-        self.verdicts.insert(content, Verdict { evidence: Arc::clone(&evidence), platform, papers: papers.digest }, case.not_after);
+        self.verdicts.insert(content, Verdict { evidence: Arc::clone(&evidence), papers_of, papers: papers.digest }, case.not_after);
         Ok(evidence)
     }
 
-    /// What is in the cache; nothing is needed where no platform is named.
-    fn papers_at_hand(&self, platform: Option<Platform>) -> Result<Arc<Held>, Refusal> {
-        let Some(platform) = platform else { return Ok(Arc::clone(&NO_PAPERS)) };
-        self.collateral.at_hand(platform).ok_or_else(|| {
-            self.want(platform);
-            Refusal::CollateralNotAtHand(platform)
+    /// What is in the cache; nothing is needed where the evidence brought all along.
+    fn papers_at_hand(&self, papers_of: Option<PapersOf>) -> Result<Arc<Held>, Refusal> {
+        let Some(papers_of) = papers_of else { return Ok(Arc::clone(&NO_PAPERS)) };
+        let held = match (papers_of, &self.snp) {
+            (PapersOf::Platform(platform), _) => self.collateral.at_hand(platform),
+            (PapersOf::ChipKey(name), SnpGuests::Accepted(Some(chip_keys))) => chip_keys.at_hand(name),
+            (PapersOf::ChipKey(_), _) => None,
+        };
+        held.ok_or_else(|| {
+            self.want(papers_of);
+            Refusal::CollateralNotAtHand(papers_of)
         })
     }
 
-    async fn papers(&self, platform: Option<Platform>) -> Result<Arc<Held>, Refusal> {
-        match platform {
-            Some(platform) => Ok(self.collateral.held(platform).await?),
-            None => Ok(Arc::clone(&NO_PAPERS)),
+    async fn papers(&self, papers_of: Option<PapersOf>) -> Result<Arc<Held>, Refusal> {
+        match (papers_of, &self.snp) {
+            (Some(PapersOf::Platform(platform)), _) => Ok(self.collateral.held(platform).await?),
+            (Some(PapersOf::ChipKey(name)), SnpGuests::Accepted(Some(chip_keys))) => Ok(chip_keys.held(name).await?),
+            (Some(PapersOf::ChipKey(_)), _) | (None, _) => Ok(Arc::clone(&NO_PAPERS)),
         }
     }
 
@@ -251,45 +270,48 @@ impl EvidenceVerifier {
     pub async fn fetch_wanted(&self) -> bool {
         let wanted = std::mem::take(&mut *self.wanted.lock().unwrap_or_else(PoisonError::into_inner));
         let mut found = false;
-        for platform in wanted {
-            found |= self.collateral.held(platform).await.is_ok();
+        for papers_of in wanted {
+            found |= self.papers(Some(papers_of)).await.is_ok();
         }
         found
     }
 
-    /// The platform whose collateral is needed; none for guests whose evidence carries all that is.
-    fn platform(&self, evidence: &GuestEvidence) -> Result<Option<Platform>, Refusal> {
-        match evidence {
-            GuestEvidence::Td(evidence) => Ok(Some(self.collateral.platform(&evidence.quote)?)),
-            _ if self.accepts_snp => Ok(None),
-            _ => Err(Refusal::SnpNotEnabled),
+    /// Whose papers are needed; none for guests whose evidence carries all that is.
+    fn papers_of(&self, evidence: &GuestEvidence) -> Result<Option<PapersOf>, Refusal> {
+        match (evidence, &self.snp) {
+            (GuestEvidence::Td(evidence), _) => Ok(Some(PapersOf::Platform(self.collateral.platform(&evidence.quote)?))),
+            (_, SnpGuests::Refused) => Err(Refusal::SnpNotEnabled),
+            (GuestEvidence::SevSnp(evidence), SnpGuests::Accepted(Some(_))) if evidence.certificates.is_empty() => {
+                Ok(Some(chip_key(evidence)?))
+            }
+            (_, SnpGuests::Accepted(_)) => Ok(None),
         }
     }
 
-    fn want(&self, platform: Platform) {
+    fn want(&self, papers_of: PapersOf) {
         let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
-        if wanted.len() < MAX_WANTED && !wanted.contains(&platform) {
-            wanted.push(platform);
+        if wanted.len() < MAX_WANTED && !wanted.contains(&papers_of) {
+            wanted.push(papers_of);
         }
     }
 
     /// The verdict on the same content, if the collateral it was judged with is still the current one.
     async fn remembered(&self, content: &ContentKey, now: u64) -> Result<Option<Arc<VerifiedEvidence>>, Refusal> {
         let Some(found) = self.verdicts.find(content, now) else { return Ok(None) };
-        let papers = self.papers(found.platform).await?;
+        let papers = self.papers(found.papers_of).await?;
         Ok((papers.digest == found.papers).then_some(found.evidence))
     }
 
     async fn verify(&self, content: ContentKey, case: Case, now: u64) -> Result<Arc<VerifiedEvidence>, Refusal> {
-        let platform = self.platform(&case.evidence)?;
-        let papers = self.papers(platform).await?;
+        let papers_of = self.papers_of(&case.evidence)?;
+        let papers = self.papers(papers_of).await?;
         let slot = self.slots.acquire().await.map_err(|_| Refusal::BrokeOff)?;
         let (verifier, endorsements) = (self.verifier.clone(), Arc::clone(&papers.endorsements));
         let Case { evidence, expected, not_after } = case;
         let verdict = tokio::task::spawn_blocking(move || verifier.verify_guest(&evidence, &endorsements, now, expected.as_ref()));
         let evidence = Arc::new(verdict.await.map_err(|_| Refusal::BrokeOff)??);
         drop(slot);
-        self.verdicts.insert(content, Verdict { evidence: Arc::clone(&evidence), platform, papers: papers.digest }, not_after);
+        self.verdicts.insert(content, Verdict { evidence: Arc::clone(&evidence), papers_of, papers: papers.digest }, not_after);
         Ok(evidence)
     }
 }
@@ -299,6 +321,12 @@ fn certificate_case(leaf: &[u8], vm_config: &str, now: u64) -> Result<Case, Refu
     certificate.check_dates(now)?;
     let evidence = with_config(certificate.guest_evidence()?.ok_or(Refusal::NoEvidence)?, vm_config);
     Ok(Case { evidence, expected: Some(certificate.expected_report_data()), not_after: u64::try_from(certificate.not_after()).ok() })
+}
+
+/// The key whose certificate a report calls for.
+fn chip_key(evidence: &SnpEvidence) -> Result<PapersOf, FetchError> {
+    let report = UnverifiedReport::parse(&evidence.report)?;
+    Ok(PapersOf::ChipKey(ChipKeyName::of_report(&report)?))
 }
 
 fn with_config(evidence: GuestEvidence, vm_config: &str) -> GuestEvidence {

@@ -8,11 +8,13 @@ use std::sync::{
 
 use axum::{extract::Request, middleware::Next};
 use dstack_attestation::PckIssuer;
-use dstack_ra_tls::collateral::{CollateralClient, FetchError};
+use dstack_ra_tls::collateral::{CollateralClient, FetchError, Platform, Tee};
 use dstack_rpc::{Client, Endpoint, Listener};
 use dstack_tee_simulator::{Config, Daemon};
 
-const FMSPC: [u8; 6] = [0xd5, 0x7a, 0xc0, 0, 0, 0];
+fn platform(issuer: PckIssuer) -> Platform {
+    Platform::known(Tee::Tdx, [0xd5, 0x7a, 0xc0, 0, 0, 0], issuer)
+}
 
 /// A collateral service that counts requests before it passes them on.
 struct Service {
@@ -68,7 +70,7 @@ async fn many_callers_share_one_fetch_until_it_expires() {
 
     let callers = (0..8).map(|_| {
         let client = client.clone();
-        tokio::spawn(async move { client.endorsements_for(FMSPC, PckIssuer::Platform).await.unwrap() })
+        tokio::spawn(async move { client.endorsements_for(platform(PckIssuer::Platform)).await.unwrap() })
     });
     for caller in callers.collect::<Vec<_>>() {
         caller.await.unwrap();
@@ -76,11 +78,11 @@ async fn many_callers_share_one_fetch_until_it_expires() {
     assert_eq!(service.requests(), 4);
 
     now.fetch_add(23 * 3600, Ordering::SeqCst);
-    client.endorsements_for(FMSPC, PckIssuer::Platform).await.unwrap();
+    client.endorsements_for(platform(PckIssuer::Platform)).await.unwrap();
     assert_eq!(service.requests(), 4);
 
     now.fetch_add(2 * 3600, Ordering::SeqCst);
-    client.endorsements_for(FMSPC, PckIssuer::Platform).await.unwrap();
+    client.endorsements_for(platform(PckIssuer::Platform)).await.unwrap();
     assert_eq!(service.requests(), 8);
 }
 
@@ -89,13 +91,16 @@ async fn unknown_platforms_and_dead_services_are_told_apart() {
     let service = Service::must_start().await;
     let client = CollateralClient::new(&format!("{}/sgx/certification/v4/", service.address)).unwrap();
 
-    assert!(matches!(client.endorsements_for([0; 6], PckIssuer::Platform).await.unwrap_err(), FetchError::Refused { status: 404, .. }));
-    assert!(matches!(client.endorsements_for(FMSPC, PckIssuer::Processor).await.unwrap_err(), FetchError::Refused { status: 404, .. }));
-    assert!(client.endorsements_for(FMSPC, PckIssuer::Platform).await.is_ok());
+    assert!(matches!(
+        client.endorsements_for(Platform::known(Tee::Tdx, [0; 6], PckIssuer::Platform)).await.unwrap_err(),
+        FetchError::Refused { status: 404, .. }
+    ));
+    assert!(matches!(client.endorsements_for(platform(PckIssuer::Processor)).await.unwrap_err(), FetchError::Refused { status: 404, .. }));
+    assert!(client.endorsements_for(platform(PckIssuer::Platform)).await.is_ok());
     assert!(matches!(client.endorsements(b"not a quote").await.unwrap_err(), FetchError::Quote(_)));
 
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let dead = CollateralClient::new(&format!("http://{nobody}")).unwrap();
-    assert!(matches!(dead.endorsements_for(FMSPC, PckIssuer::Platform).await.unwrap_err(), FetchError::Unreachable { .. }));
-    assert!(matches!(CollateralClient::new("nothing").unwrap_err(), FetchError::Address(_)));
+    assert!(matches!(dead.endorsements_for(platform(PckIssuer::Platform)).await.unwrap_err(), FetchError::Unreachable { .. }));
+    assert!(matches!(CollateralClient::new("nothing").unwrap_err(), FetchError::Address { .. }));
 }

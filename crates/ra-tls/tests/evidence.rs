@@ -9,7 +9,7 @@ use bed::{Bed, Guest, NOW};
 use dstack_attestation::{PckIssuer, UnverifiedQuote};
 use dstack_ra_tls::{
     CertificateError, EvidenceVerifier, Refusal, VerificationLimits,
-    collateral::{CollateralClient, CollateralCounters, CollateralLimits, FetchError, Platform, PlatformError},
+    collateral::{CollateralClient, CollateralCounters, CollateralLimits, FetchError, Platform, PlatformError, Tee},
     tls::{attested_client, attested_server},
 };
 use dstack_rpc::{Caller, Client, Endpoint, Listener};
@@ -104,7 +104,7 @@ async fn stale_collateral_is_used_only_where_configured_and_only_while_the_servi
     let bed = Bed::start().await;
     let limits = CollateralLimits { max_stale: Duration::from_secs(2 * HOUR), ..CollateralLimits::default() };
     let (strict, lenient) = (bed.client(), bed.client().with_limits(limits));
-    let ask = async |client: &CollateralClient| client.endorsements_for(bed::FMSPC, PckIssuer::Platform).await;
+    let ask = async |client: &CollateralClient| client.endorsements_for(Platform::known(Tee::Tdx, bed::FMSPC, PckIssuer::Platform)).await;
     let before = ask(&lenient).await.unwrap();
     ask(&strict).await.unwrap();
     bed.set_down(true);
@@ -130,7 +130,7 @@ async fn a_failure_is_told_to_all_who_wait_for_it() {
 
     let callers = (0..8).map(|_| {
         let client = client.clone();
-        tokio::spawn(async move { client.endorsements_for(bed::FMSPC, PckIssuer::Platform).await.unwrap_err() })
+        tokio::spawn(async move { client.endorsements_for(Platform::known(Tee::Tdx, bed::FMSPC, PckIssuer::Platform)).await.unwrap_err() })
     });
     for caller in callers.collect::<Vec<_>>() {
         caller.await.unwrap();
@@ -190,7 +190,7 @@ async fn snp_guests_are_believed_only_where_the_service_says_so() {
         || dstack_attestation::Verifier::new(dstack_attestation::TrustAnchors::hardware(), dstack_attestation::Policy::default());
     let bed = Bed::start().await;
     let usual = EvidenceVerifier::new(verifier(), bed.client(), VerificationLimits::default());
-    let opened = EvidenceVerifier::new(verifier(), bed.client(), VerificationLimits::default()).accepting_snp_guests();
+    let opened = EvidenceVerifier::new(verifier(), bed.client(), VerificationLimits::default()).accepting_snp_guests(None);
 
     let refusal = usual.of_envelope(envelope, &report_data, NOW).await.unwrap_err();
     let verified = opened.of_envelope(envelope, &report_data, NOW).await.unwrap();

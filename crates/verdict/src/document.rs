@@ -1,7 +1,7 @@
 //! Evidence as JSON: the answer of an agent, of the reference's RPCs, or a saved bundle.
 //!
 //! A bundle is evidence with more fields beside it, so whoever reads evidence reads a bundle: `collateral`, `certificates` (PEM),
-//! `nonce`, `source`.
+//! `revocation_lists` (hex), `nonce`, `source`.
 
 use dstack_attestation::{Evidence, QuoteCollateral, gpu::GpuEvidence, parse_certificates};
 use dstack_event_log::{Event, deserialize_events};
@@ -28,6 +28,7 @@ struct Document {
     app_cert: Option<String>,
     collateral: Option<QuoteCollateral>,
     certificates: Option<String>,
+    revocation_lists: Vec<String>,
     nonce: Option<String>,
     source: Option<String>,
     vm_config: Option<String>,
@@ -106,12 +107,14 @@ fn saved(document: Document) -> Result<Saved, InputError> {
     let certificates = document.certificates.as_deref().filter(|pem| !pem.is_empty());
     let nonce = document.nonce.as_deref().filter(|nonce| !nonce.is_empty());
     let refuse = |reason: &str| InputError::Document { reason: reason.to_owned() };
+    let list = |hex: &String| parse_hex(hex).ok_or_else(|| refuse("an entry of `revocation_lists` is not hex"));
     Ok(Saved {
         collateral: document.collateral,
         certificates: certificates
             .map(|pem| parse_certificates(pem.as_bytes()).map_err(|_| refuse("`certificates` is not PEM")))
             .transpose()?
             .unwrap_or_default(),
+        revocation_lists: document.revocation_lists.iter().map(list).collect::<Result<_, _>>()?,
         nonce: nonce.map(|nonce| parse_hex(nonce).ok_or_else(|| refuse("`nonce` is not hex"))).transpose()?,
         source: document.source,
     })

@@ -1,6 +1,9 @@
 //! What the hardware alone says: a quote, report, document or token without anything of dstack around it.
 
-use dstack_attestation::{Check, CheckOutcome, Context, Fault, Link, NotChecked, Platform, Refusal, TcbStatus, VerifiedPlatform};
+use dstack_api::UserFacing as _;
+use dstack_attestation::{
+    Check, CheckOutcome, Context, Fault, Link, NotChecked, Platform, Refusal, TcbStatus, UnverifiedSgxQuote, VerifiedPlatform,
+};
 
 use crate::{
     ChallengeField, Mark, Question, Subject, Verdict,
@@ -19,6 +22,24 @@ pub(crate) fn judge(mut verdict: Verdict, subject: &Subject, question: &Question
         Err(refusal) => refuse(&mut verdict, subject, &refusal),
     }
     verdict
+}
+
+/// See [`crate::refuse_before_papers`]; of an SGX quote.
+pub(crate) fn refuse_before_papers(mut verdict: Verdict, quote: &[u8], subject: &Subject, question: &Question) -> Option<Verdict> {
+    let refusal = match UnverifiedSgxQuote::parse(quote) {
+        Err(error) => Refusal { platform: Platform::Sgx, link: Link::Format, fault: Fault::Malformed, detail: error.to_string() },
+        Ok(quote) => {
+            let chain = quote.pck_chain().ok()?;
+            let root = chain.last().filter(|_| chain.len() > 1)?;
+            if question.anchors.find(root).is_some() {
+                return None;
+            }
+            let detail = format!("it ends in `{}`", crate::certificate::common_name(root));
+            Refusal { platform: Platform::Sgx, link: Link::CertificateChain, fault: Fault::OtherRoot, detail }
+        }
+    };
+    refuse(&mut verdict, subject, &refusal);
+    Some(verdict)
 }
 
 fn refuse(verdict: &mut Verdict, subject: &Subject, refusal: &Refusal) {
@@ -107,7 +128,10 @@ fn caveats(verdict: &mut Verdict, verified: &VerifiedPlatform) {
 fn check_policy(verdict: &mut Verdict, question: &Question, verified: &VerifiedPlatform) {
     let (report, failed) = match question.policy.appraise(verified, question.now) {
         Ok(report) => (report, None),
-        Err(error) => (*error.report, Some((error.check, error.reason.to_string()))),
+        Err(error) => {
+            verdict.fix = error.fix();
+            (*error.report, Some((error.check, error.reason.to_string())))
+        }
     };
     for (check, outcome) in report.checks() {
         let (mark, detail) = match outcome {

@@ -56,6 +56,14 @@ pub enum InputError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A log that came beside the evidence and is of no use.
+    #[error("{name} {reason}")]
+    Log {
+        /// Which.
+        name: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// An envelope that cannot be opened.
     #[error("the attestation envelope cannot be read: {reason}")]
     Envelope {

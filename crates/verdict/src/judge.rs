@@ -40,10 +40,13 @@ pub fn judge_by(verifier: &Verifier, subject: &Subject, question: &Question, sou
 /// Refuses evidence that no papers of a vendor can help: broken, or under a root that is not trusted. Nothing need be fetched for it.
 #[must_use]
 pub fn refuse_before_papers(subject: &Subject, question: &Question, source: &str) -> Option<Verdict> {
-    let quote = subject.td_quote()?;
     let mut verdict = Verdict::blank(source, &question.policy_name, question.now);
     verdict.platform = subject.platform_name().into();
-    td::refuse_before_papers(verdict, quote, question)
+    match (subject.td_quote(), subject.sgx_quote()) {
+        (Some(quote), _) => td::refuse_before_papers(verdict, quote, question),
+        (None, Some(quote)) => hardware::refuse_before_papers(verdict, quote, subject, question),
+        (None, None) => None,
+    }
 }
 
 fn check_dates(verdict: &mut Verdict, certificate: &EvidenceCertificate, now: u64) {

@@ -1,7 +1,9 @@
 //! What is to be judged.
 
 pub(crate) use dstack_attestation::sev_snp::SnpEvidence;
-use dstack_attestation::{Attestation, Envelope, Evidence, Platform, PlatformEvidence, QuoteCollateral, ReportData, gpu::GpuEvidence};
+use dstack_attestation::{
+    Attestation, Endorsements, Envelope, Evidence, Platform, PlatformEvidence, QuoteCollateral, ReportData, gpu::GpuEvidence,
+};
 use dstack_event_log::{BootLog, Event, RUNTIME_REGISTER, RuntimeEvent};
 
 use crate::{EvidenceCertificate, input::InputError};
@@ -75,6 +77,8 @@ pub struct Saved {
     pub collateral: Option<QuoteCollateral>,
     /// Certificates, DER. Signed as well.
     pub certificates: Vec<Vec<u8>>,
+    /// Revocation lists, DER. Signed as well.
+    pub revocation_lists: Vec<Vec<u8>>,
     /// The challenge that was sent when the evidence was made. Says nothing to whoever did not send it.
     pub nonce: Option<Vec<u8>>,
     /// Where it came from.
@@ -154,6 +158,31 @@ impl Subject {
         }
     }
 
+    /// The SGX quote in it, for which Intel's collateral is needed.
+    #[must_use]
+    pub fn sgx_quote(&self) -> Option<&[u8]> {
+        match &self.kind {
+            Kind::Sgx(quote) => Some(quote),
+            _ => None,
+        }
+    }
+
+    /// The SNP report in it, if no certificate of the key that signed it is beside it or among `endorsements`.
+    #[must_use]
+    pub fn snp_report_without_key(&self, endorsements: &Endorsements) -> Option<&[u8]> {
+        match &self.kind {
+            Kind::SevSnp(evidence) if evidence.certificates.is_empty() && endorsements.certificates.is_empty() => Some(&evidence.report),
+            _ => None,
+        }
+    }
+
+    /// What was saved with it, as papers.
+    #[must_use]
+    pub fn saved_endorsements(&self) -> Endorsements {
+        let Saved { collateral, certificates, revocation_lists, .. } = self.saved.clone();
+        Endorsements { collateral, certificates, revocation_lists }
+    }
+
     pub(crate) fn td_mut(&mut self) -> Option<&mut Evidence> {
         match &mut self.kind {
             Kind::Td(evidence) => Some(evidence),
@@ -166,7 +195,7 @@ impl Subject {
     ///
     /// Errors: the evidence is not of a TD.
     pub fn set_event_log(&mut self, log: Vec<Event>) -> Result<(), InputError> {
-        self.need_td("an event log")?.event_log = log;
+        self.need_td("the event log")?.event_log = log;
         Ok(())
     }
 
@@ -174,8 +203,8 @@ impl Subject {
     ///
     /// Errors: malformed, or the evidence is not of a TD.
     pub fn set_ccel(&mut self, ccel: &[u8]) -> Result<(), InputError> {
-        let evidence = self.need_td("a CCEL")?;
-        let malformed = |error: &dyn std::fmt::Display| InputError::Document { reason: format!("the CCEL is malformed: {error}") };
+        let evidence = self.need_td("the CCEL")?;
+        let malformed = |error: &dyn std::fmt::Display| InputError::Log { name: "the CCEL", reason: format!("is malformed: {error}") };
         let log = BootLog::parse(ccel).map_err(|error| malformed(&error))?;
         let mut events = log.rtmr_events().map_err(|error| malformed(&error))?;
         events.extend(evidence.event_log.drain(..).filter(|event| event.imr == RUNTIME_REGISTER));
@@ -183,8 +212,8 @@ impl Subject {
         Ok(())
     }
 
-    fn need_td(&mut self, what: &str) -> Result<&mut Evidence, InputError> {
+    fn need_td(&mut self, log: &'static str) -> Result<&mut Evidence, InputError> {
         let name = self.platform_name();
-        self.td_mut().ok_or_else(|| InputError::Document { reason: format!("{what} belongs to TDX evidence, and this is {name}") })
+        self.td_mut().ok_or_else(|| InputError::Log { name: log, reason: format!("belongs to TDX evidence, and this is {name}") })
     }
 }

@@ -37,7 +37,7 @@ impl KmsTrust {
         let collateral = CollateralClient::new(named.unwrap_or(COLLATERAL_URL))?.with_tls(dstack_rpc::system_tls());
         let policy = Policy { image: ImageRule::WherePossible, accept_unchecked_acpi: true, ..Policy::default() };
         let verifier = Verifier::new(TrustAnchors::hardware(), policy);
-        let verification = EvidenceVerifier::new(verifier, collateral, VerificationLimits::default()).accepting_snp_guests();
+        let verification = EvidenceVerifier::new(verifier, collateral, VerificationLimits::default()).accepting_snp_guests(None);
         Ok(Self::new(pinned_root, Arc::new(verification)))
     }
 

@@ -51,11 +51,20 @@ pub(crate) fn respond(verdict: &Verdict, evidence: Option<&VerifiedEvidence>, im
 
 /// An answer to a question that could not be decided: nothing is known against the evidence.
 pub(crate) fn undecided(mut verdict: Verdict, reason: String, fix: String) -> VerifyResponse {
-    verdict.check("quote-signature", Mark::Unknown, "the quote is signed by a TEE of a trusted vendor", reason.clone());
+    let (name, says) = signature_check(&verdict.platform);
+    verdict.check(name, Mark::Unknown, says, reason.clone());
     let mut response = respond(&verdict, None, None);
     UNDECIDED.clone_into(&mut response.verdict);
     (response.reason, response.fix) = (Some(reason), fix);
     response
+}
+
+/// The check that papers are needed for, by the platform's name.
+pub(crate) fn signature_check(platform: &str) -> (&'static str, &'static str) {
+    match platform {
+        "tdx" | "gcp-tdx" => ("quote-signature", "the quote is signed by a TEE of a trusted vendor"),
+        _ => ("signature", "the hardware signed exactly this evidence"),
+    }
 }
 
 fn describe(details: &mut VerifyDetails, evidence: &VerifiedEvidence) {

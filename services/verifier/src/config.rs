@@ -7,9 +7,9 @@ use std::{
 };
 
 use dstack_api::UserFacing;
-use dstack_attestation::{Policy, TrustAnchors, parse_certificates};
+use dstack_attestation::{Policy, TrustAnchors, parse_certificate};
 use dstack_os_image::fetch::FetchLimits;
-use dstack_ra_tls::collateral::{CollateralClient, CollateralLimits};
+use dstack_ra_tls::collateral::{ChipKeyClient, CollateralClient, CollateralLimits, FetchError};
 use dstack_rpc::system_tls;
 use dstack_service::config::ConfigError;
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,8 @@ pub struct ConfigFile {
     pub policy: Option<PathBuf>,
     /// Collateral service (PCCS, or Intel's PCS), `http` or `https`.
     pub collateral_url: String,
+    /// AMD's key distribution service (KDS) or a cache of it, for SNP reports without the certificate of their key; empty asks nobody.
+    pub amd_kds_url: String,
     /// Seconds for which collateral that is due for renewal is still used while its source is down; 0 never.
     pub collateral_max_stale_secs: u64,
     /// Directory of downloaded OS images, made if need be.
@@ -75,6 +77,7 @@ impl Default for ConfigFile {
             ready_file: None,
             policy: None,
             collateral_url: "https://pccs.phala.network".to_owned(),
+            amd_kds_url: ChipKeyClient::AMD.to_owned(),
             collateral_max_stale_secs: 0,
             image_cache_dir: "/var/cache/dstack-verifier".into(),
             image_download_url: "https://download.dstack.org/os-images/mr_{OS_IMAGE_HASH}.tar.gz".to_owned(),
@@ -88,6 +91,12 @@ impl Default for ConfigFile {
             request_timeout_secs: 60,
             danger: Danger::default(),
         }
+    }
+}
+
+impl ConfigFile {
+    fn collateral_limits(&self) -> CollateralLimits {
+        CollateralLimits { max_stale: Duration::from_secs(self.collateral_max_stale_secs), ..CollateralLimits::default() }
     }
 }
 
@@ -178,6 +187,9 @@ impl Settings {
         if let Err(error) = CollateralClient::new(&file.collateral_url) {
             problems.push(format!("collateral_url: {error}"));
         }
+        if let Err(error) = chip_keys(&file) {
+            problems.push(format!("amd_kds_url: {error}"));
+        }
         let anchors = trust_anchors(&file.danger).map_err(|reason| problems.push(format!("danger.simulated_root: {reason}"))).ok();
         let policy = load_policy(file.policy.as_deref()).map_err(|reason| problems.push(format!("policy: {reason}"))).ok();
         match (anchors, policy) {
@@ -196,11 +208,14 @@ impl Settings {
         SocketAddr::new(self.file.address, self.file.port)
     }
 
-    pub(crate) fn collateral(&self) -> Result<CollateralClient, dstack_ra_tls::collateral::FetchError> {
-        let limits =
-            CollateralLimits { max_stale: Duration::from_secs(self.file.collateral_max_stale_secs), ..CollateralLimits::default() };
+    pub(crate) fn collateral(&self) -> Result<CollateralClient, FetchError> {
         let client = CollateralClient::new(&self.file.collateral_url)?.with_tls(system_tls());
-        Ok(client.with_anchors(self.anchors.clone()).with_limits(limits))
+        Ok(client.with_anchors(self.anchors.clone()).with_limits(self.file.collateral_limits()))
+    }
+
+    pub(crate) fn chip_keys(&self) -> Result<Option<ChipKeyClient>, FetchError> {
+        let client = chip_keys(&self.file)?;
+        Ok(client.map(|client| client.with_tls(system_tls()).with_limits(self.file.collateral_limits())))
     }
 
     pub(crate) fn fetch_limits(&self) -> FetchLimits {
@@ -214,6 +229,10 @@ impl Settings {
     }
 }
 
+fn chip_keys(file: &ConfigFile) -> Result<Option<ChipKeyClient>, FetchError> {
+    if file.amd_kds_url.is_empty() { Ok(None) } else { ChipKeyClient::new(&file.amd_kds_url).map(Some) }
+}
+
 fn trust_anchors(danger: &Danger) -> Result<TrustAnchors, String> {
     let Some(path) = &danger.simulated_root else { return Ok(TrustAnchors::hardware()) };
     let der = read_certificate(path)?;
@@ -222,8 +241,7 @@ fn trust_anchors(danger: &Danger) -> Result<TrustAnchors, String> {
 
 fn read_certificate(path: &Path) -> Result<Vec<u8>, String> {
     let bytes = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let first = parse_certificates(&bytes).ok().and_then(|certificates| certificates.into_iter().next());
-    first.ok_or_else(|| format!("{} is not a certificate", path.display()))
+    parse_certificate(&bytes).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 /// The policy with its name for people.
@@ -277,11 +295,11 @@ mod tests {
 
     #[test]
     fn all_problems_come_at_once() {
-        let text = "max_body_kib = 1\ncollateral_url = \"x\"\npolicy = \"/nonexistent\"\n[danger]\nsimulated_root = \"/nonexistent\"\n";
+        let text = "max_body_kib = 1\ncollateral_url = \"x\"\namd_kds_url = \"ftp://x\"\npolicy = \"/nonexistent\"\n[danger]\nsimulated_root = \"/nonexistent\"\n";
 
         let error = load(text, &[]).unwrap_err().to_string();
 
-        for key in ["max_body_kib:", "collateral_url:", "policy:", "danger.simulated_root:"] {
+        for key in ["max_body_kib:", "collateral_url:", "amd_kds_url:", "policy:", "danger.simulated_root:"] {
             assert!(error.contains(key), "{error}");
         }
     }

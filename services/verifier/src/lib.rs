@@ -20,6 +20,7 @@ mod environment;
 mod error;
 mod images;
 mod metrics;
+mod papers;
 mod server;
 mod verification;
 

@@ -66,7 +66,12 @@ impl Verification {
         } else {
             Some(ImageFetcher::open(template, system_tls(), &settings.file.image_cache_dir, settings.fetch_limits())?)
         };
-        Ok(Self::new(settings, settings.collateral()?, images, Arc::new(clock)))
+        Ok(Self::new(
+            settings,
+            crate::papers::Papers { intel: settings.collateral()?, amd: settings.chip_keys()? },
+            images,
+            Arc::new(clock),
+        ))
     }
 }
 

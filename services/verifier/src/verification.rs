@@ -3,25 +3,26 @@
 use std::sync::Arc;
 
 use dstack_api::{UserFacing as _, verifier::VerifyResponse};
-use dstack_attestation::{Endorsements, Evidence, ImageRule, Policy, TrustAnchors, VerifiedEvidence, Verifier};
+use dstack_attestation::{Evidence, ImageRule, Policy, TrustAnchors, VerifiedEvidence, Verifier};
 use dstack_manifest::{OsImageHash, VmConfig};
 use dstack_os_image::fetch::{FetchError as ImageError, FetchedImage, ImageFetcher};
-use dstack_ra_tls::collateral::{CollateralClient, CollateralCounters, FetchError};
+use dstack_ra_tls::collateral::{CollateralCounters, FetchError};
 use dstack_verdict::{Kind, Mark, Question, Subject, Verdict, judge_by, refuse_before_papers};
 use tokio::sync::Semaphore;
 
 use crate::{
     Refusal,
-    answer::{respond, undecided},
+    answer::{respond, signature_check, undecided},
     config::Settings,
     debug,
     images::{Computed, FilesReference},
+    papers::Papers,
 };
 
 /// The source of evidence, for people.
 const SOURCE: &str = "request";
 
-type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
+pub(crate) type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
 /// Judges evidence; everything it needs besides is its own. Clones share it.
 #[derive(Clone)]
@@ -30,7 +31,7 @@ pub struct Verification {
     root_origin: String,
     policy: Policy,
     policy_name: String,
-    collateral: CollateralClient,
+    papers: Papers,
     images: Option<Arc<ImageFetcher>>,
     computed: Arc<Computed>,
     slots: Arc<Semaphore>,
@@ -45,15 +46,14 @@ impl std::fmt::Debug for Verification {
 
 impl Verification {
     /// As `settings` say. `images`: where OS images come from, if from anywhere.
-    pub(crate) fn new(settings: &Settings, collateral: CollateralClient, images: Option<ImageFetcher>, clock: Clock) -> Self {
+    pub(crate) fn new(settings: &Settings, papers: Papers, images: Option<ImageFetcher>, clock: Clock) -> Self {
         let root = settings.file.danger.simulated_root.as_ref();
-        let own_clock = Arc::clone(&clock);
         Self {
             anchors: settings.anchors.clone(),
             root_origin: root.map(|path| format!("[danger] simulated_root = {}", path.display())).unwrap_or_default(),
             policy: settings.policy.clone(),
             policy_name: settings.policy_name.clone(),
-            collateral: collateral.with_clock(move || own_clock()),
+            papers: papers.with_clock(&clock),
             images: images.map(Arc::new),
             computed: Arc::default(),
             slots: Arc::new(Semaphore::new(settings.file.max_verifications)),
@@ -63,7 +63,7 @@ impl Verification {
 
     /// What was fetched so far: collateral, and downloads of images.
     pub(crate) fn counters(&self) -> (CollateralCounters, u64) {
-        (self.collateral.counters(), self.images.as_ref().map_or(0, |images| images.downloads()))
+        (self.papers.counters(), self.images.as_ref().map_or(0, |images| images.downloads()))
     }
 
     pub(crate) fn now(&self) -> u64 {
@@ -92,7 +92,7 @@ impl Verification {
         if let Some(refused) = refuse_before_papers(&subject, &question, SOURCE) {
             return Ok(respond(&refused, None, None));
         }
-        match self.endorsements(&subject).await {
+        match self.papers.endorsements(&subject).await {
             Ok(endorsements) => question.endorsements = endorsements,
             Err(error) => return Ok(self.without_collateral(&subject, &error)),
         }
@@ -130,25 +130,16 @@ impl Verification {
         }
     }
 
-    /// What came with the evidence, else the vendor's collateral for its platform.
-    async fn endorsements(&self, subject: &Subject) -> Result<Endorsements, FetchError> {
-        let mut endorsements = Endorsements { collateral: subject.saved.collateral.clone(), ..Endorsements::default() };
-        endorsements.certificates.clone_from(&subject.saved.certificates);
-        if let (Some(quote), None) = (subject.td_quote(), &endorsements.collateral) {
-            endorsements.collateral.clone_from(&self.collateral.endorsements(quote).await?.collateral);
-        }
-        Ok(endorsements)
-    }
-
     /// A chain that does not hold is the evidence's fault; a source that does not answer is not.
     fn without_collateral(&self, subject: &Subject, error: &FetchError) -> VerifyResponse {
         let mut verdict = Verdict::blank(SOURCE, &self.policy_name, self.now());
         verdict.platform = subject.platform_name().into();
-        if !matches!(error, FetchError::Platform(_) | FetchError::Quote(_)) {
+        if !error.is_of_evidence() {
             tracing::warn!(%error, "no verdict: no collateral");
             return undecided(verdict, error.to_string(), error.fix());
         }
-        verdict.check("quote-signature", Mark::Failed, "the quote is signed by a TEE of a trusted vendor", error.to_string());
+        let (name, says) = signature_check(&verdict.platform);
+        verdict.check(name, Mark::Failed, says, error.to_string());
         verdict.fix = error.fix();
         verdict.conclude(false);
         respond(&verdict, None, None)

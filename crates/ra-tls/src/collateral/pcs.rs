@@ -1,33 +1,33 @@
 //! The wire of a collateral service, version 4.
 
-use dstack_attestation::QuoteCollateral;
+use dstack_attestation::{Endorsements, QuoteCollateral};
 use dstack_rpc::{Answer, Client};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{FetchError, Platform};
+use super::{FetchError, Platform, Service, cache::Fetched};
 
 /// Asks for the four parts at the same time.
 ///
 /// `base`: path before `/sgx` and `/tdx`.
-pub(super) async fn fetch(client: &Client, base: &str, platform: Platform) -> Result<QuoteCollateral, FetchError> {
-    let fmspc = hex::encode_upper(platform.fmspc());
+pub(super) async fn fetch(client: &Client, base: &str, platform: Platform) -> Result<Fetched, FetchError> {
+    let (tee, fmspc) = (platform.tee().as_str(), hex::encode_upper(platform.fmspc()));
     let paths = [
         format!("{base}/sgx/certification/v4/pckcrl?ca={}&encoding=der", platform.issuer().as_str()),
-        format!("{base}/tdx/certification/v4/tcb?fmspc={fmspc}&update=standard"),
-        format!("{base}/tdx/certification/v4/qe/identity?update=standard"),
+        format!("{base}/{tee}/certification/v4/tcb?fmspc={fmspc}&update=standard"),
+        format!("{base}/{tee}/certification/v4/qe/identity?update=standard"),
         format!("{base}/sgx/certification/v4/rootcacrl"),
     ];
     let [crl_path, tcb_path, identity_path, root_crl_path] = &paths;
-    let (crl, tcb, identity, root_crl) =
-        tokio::try_join!(get(client, crl_path), get(client, tcb_path), get(client, identity_path), get(client, root_crl_path))?;
+    let ask = |path| get(client, Service::Pcs, path);
+    let (crl, tcb, identity, root_crl) = tokio::try_join!(ask(crl_path), ask(tcb_path), ask(identity_path), ask(root_crl_path))?;
 
     let tcb_chain = header(&tcb, &["TCB-Info-Issuer-Chain", "SGX-TCB-Info-Issuer-Chain"], tcb_path)?;
     let identity_chain = header(&identity, &["SGX-Enclave-Identity-Issuer-Chain"], identity_path)?;
     let (tcb_info, tcb_info_signature) = signed_document(&tcb.body, "tcbInfo", tcb_path)?;
     let (qe_identity, qe_identity_signature) = signed_document(&identity.body, "enclaveIdentity", identity_path)?;
-    let list = |body, path: &str| der_or_hex(body).ok_or(FetchError::Malformed { path: path.to_owned(), part: "revocation list" });
-    Ok(QuoteCollateral {
+    let list = |body, path: &str| der_or_hex(body).ok_or(malformed(path, "revocation list"));
+    let collateral = QuoteCollateral {
         pck_crl_issuer_chain: header(&crl, &["SGX-PCK-CRL-Issuer-Chain"], crl_path)?,
         root_ca_crl: list(root_crl.body, root_crl_path)?,
         pck_crl: list(crl.body, crl_path)?,
@@ -38,20 +38,27 @@ pub(super) async fn fetch(client: &Client, base: &str, platform: Platform) -> Re
         qe_identity,
         qe_identity_signature,
         pck_certificate_chain: None,
-    })
+    };
+    Ok(Fetched { next_update: next_update(&collateral), endorsements: Endorsements::from(collateral) })
 }
 
-async fn get(client: &Client, path: &str) -> Result<Answer, FetchError> {
+/// The answer of `service`, if it is one.
+pub(super) async fn get(client: &Client, service: Service, path: &str) -> Result<Answer, FetchError> {
     let answer = match client.get(path).await {
         Ok(answer) => answer,
-        Err(error) => return Err(FetchError::Unreachable { path: path.to_owned(), error: error.into() }),
+        Err(error) => return Err(FetchError::Unreachable { service, path: path.to_owned(), error: error.into() }),
     };
-    if answer.status.is_success() { Ok(answer) } else { Err(FetchError::Refused { path: path.to_owned(), status: answer.status.as_u16() }) }
+    let status = answer.status;
+    if status.is_success() { Ok(answer) } else { Err(FetchError::Refused { service, path: path.to_owned(), status: status.as_u16() }) }
+}
+
+fn malformed(path: &str, part: &'static str) -> FetchError {
+    FetchError::Malformed { service: Service::Pcs, path: path.to_owned(), part }
 }
 
 /// A percent-encoded PEM chain.
 fn header(answer: &Answer, names: &[&str], path: &str) -> Result<String, FetchError> {
-    let malformed = || FetchError::Malformed { path: path.to_owned(), part: "issuer chain" };
+    let malformed = || malformed(path, "issuer chain");
     let value = names.iter().find_map(|name| answer.headers.get(*name)).ok_or_else(malformed)?;
     percent_decode(value.as_bytes()).and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(malformed)
 }
@@ -79,7 +86,7 @@ fn signed_document(body: &[u8], name: &'static str, path: &str) -> Result<(Strin
         document: &'a RawValue,
         signature: String,
     }
-    let malformed = || FetchError::Malformed { path: path.to_owned(), part: name };
+    let malformed = || malformed(path, name);
     let body: Body<'_> = serde_json::from_slice(body).map_err(|_| malformed())?;
     let signature = hex::decode(&body.signature).map_err(|_| malformed())?;
     Ok((body.document.get().to_owned(), signature))
@@ -94,7 +101,7 @@ fn der_or_hex(body: Vec<u8>) -> Option<Vec<u8>> {
 }
 
 /// Earliest `nextUpdate` of the signed documents and the revocation lists, Unix seconds; `None` if one has none.
-pub(super) fn next_update(collateral: &QuoteCollateral) -> Option<u64> {
+fn next_update(collateral: &QuoteCollateral) -> Option<u64> {
     #[derive(Deserialize)]
     struct Dated {
         #[serde(rename = "nextUpdate", with = "time::serde::rfc3339")]

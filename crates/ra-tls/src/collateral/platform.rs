@@ -1,8 +1,8 @@
 //! Which platform model a quote is from, as far as its certificate chain proves it.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
-use dstack_attestation::{P256_SHA256, PckIssuer, TrustAnchors, UnverifiedQuote};
+use dstack_attestation::{P256_SHA256, PckChain, PckIssuer, QuoteError, TrustAnchors, UnverifiedQuote, UnverifiedSgxQuote};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
 
@@ -50,11 +50,38 @@ impl PlatformError {
     }
 }
 
+/// What runs on a platform: its quoting enclave and its TCB levels differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Tee {
+    /// Virtual machines.
+    Tdx,
+    /// Enclaves.
+    Sgx,
+}
+
+impl Tee {
+    /// `tdx` or `sgx`, as in the collateral service's paths.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tdx => "tdx",
+            Self::Sgx => "sgx",
+        }
+    }
+}
+
 /// A platform model: what collateral is published for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Platform {
+    tee: Tee,
     fmspc: [u8; 6],
     issuer: PckIssuer,
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} platform {} of authority {}", self.tee.as_str(), hex::encode(self.fmspc), self.issuer.as_str())
+    }
 }
 
 impl Platform {
@@ -62,16 +89,29 @@ impl Platform {
     ///
     /// A chain is public: it proves that such a platform exists, not that the quote is from it.
     pub fn of_quote(quote: &UnverifiedQuote, anchors: &TrustAnchors, now: u64) -> Result<Self, PlatformError> {
-        let no_chain = |error: dstack_attestation::QuoteError| PlatformError::NoChain { reason: error.to_string() };
-        let chain = quote.pck_chain().map_err(no_chain)?;
-        check_chain(&chain, anchors, now)?;
-        Ok(Self { fmspc: chain.fmspc().map_err(no_chain)?, issuer: chain.issuer().map_err(no_chain)? })
+        Self::of_chain(Tee::Tdx, &quote.pck_chain().map_err(no_chain)?, anchors, now)
+    }
+
+    /// The same of an SGX quote.
+    pub fn of_sgx_quote(quote: &UnverifiedSgxQuote, anchors: &TrustAnchors, now: u64) -> Result<Self, PlatformError> {
+        Self::of_chain(Tee::Sgx, &quote.pck_chain().map_err(no_chain)?, anchors, now)
+    }
+
+    fn of_chain(tee: Tee, chain: &PckChain, anchors: &TrustAnchors, now: u64) -> Result<Self, PlatformError> {
+        check_chain(chain, anchors, now)?;
+        Ok(Self { tee, fmspc: chain.fmspc().map_err(no_chain)?, issuer: chain.issuer().map_err(no_chain)? })
     }
 
     /// A platform the caller names, such as an operator.
     #[must_use]
-    pub const fn known(fmspc: [u8; 6], issuer: PckIssuer) -> Self {
-        Self { fmspc, issuer }
+    pub const fn known(tee: Tee, fmspc: [u8; 6], issuer: PckIssuer) -> Self {
+        Self { tee, fmspc, issuer }
+    }
+
+    /// What runs there.
+    #[must_use]
+    pub const fn tee(&self) -> Tee {
+        self.tee
     }
 
     /// Platform model, 6 bytes.
@@ -85,6 +125,11 @@ impl Platform {
     pub const fn issuer(&self) -> PckIssuer {
         self.issuer
     }
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "used as a map_err function")]
+fn no_chain(error: QuoteError) -> PlatformError {
+    PlatformError::NoChain { reason: error.to_string() }
 }
 
 /// `chain`: DER, leaf first, the root last.

@@ -1,13 +1,14 @@
-//! One place per platform model, at most so many; the one unused for longest goes first.
+//! One place per platform, at most so many; the one unused for longest goes first.
 
 use std::{
     collections::HashMap,
+    hash::Hash,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{FetchError, Platform, client::Held};
+use super::{FetchError, cache::Held};
 
-/// What is known about one platform's collateral. Whoever holds the lock fetches; the others wait for the result.
+/// What is known about one platform's papers. Whoever holds the lock fetches; the others wait for the result.
 pub(super) type Slot = Arc<tokio::sync::Mutex<Contents>>;
 
 #[derive(Default)]
@@ -23,24 +24,23 @@ struct Place {
     used: u64,
 }
 
-#[derive(Default)]
-struct Places {
-    by_platform: HashMap<Platform, Place>,
+struct Places<K> {
+    by_platform: HashMap<K, Place>,
     uses: u64,
 }
 
-pub(super) struct Slots {
+pub(super) struct Slots<K> {
     capacity: usize,
-    places: Mutex<Places>,
+    places: Mutex<Places<K>>,
 }
 
-impl Slots {
+impl<K: Copy + Eq + Hash> Slots<K> {
     pub(super) fn new(capacity: usize) -> Self {
-        Self { capacity: capacity.max(1), places: Mutex::default() }
+        Self { capacity: capacity.max(1), places: Mutex::new(Places { by_platform: HashMap::new(), uses: 0 }) }
     }
 
     /// The slot of `platform`. Where the cache is full, the place that was unused for longest and that nobody waits for is given up.
-    pub(super) fn slot(&self, platform: Platform) -> Result<Slot, FetchError> {
+    pub(super) fn slot(&self, platform: K) -> Result<Slot, FetchError> {
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         places.uses += 1;
         let used = places.uses;
@@ -60,7 +60,7 @@ impl Slots {
     }
 
     /// The slot of `platform`, if there is one; does not count as a use.
-    pub(super) fn peek(&self, platform: Platform) -> Option<Slot> {
+    pub(super) fn peek(&self, platform: K) -> Option<Slot> {
         let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         places.by_platform.get(&platform).map(|place| Arc::clone(&place.slot))
     }
@@ -69,34 +69,28 @@ impl Slots {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests panic on purpose")]
 mod tests {
-    use dstack_attestation::PckIssuer;
-
     use super::*;
-
-    fn platform(number: u8) -> Platform {
-        Platform::known([number; 6], PckIssuer::Platform)
-    }
 
     #[test]
     fn the_place_unused_for_longest_goes_and_the_others_stay() {
-        let slots = Slots::new(2);
-        let first = Arc::downgrade(&slots.slot(platform(1)).unwrap());
-        let second = Arc::downgrade(&slots.slot(platform(2)).unwrap());
-        slots.slot(platform(1)).unwrap();
+        let slots = Slots::<u8>::new(2);
+        let first = Arc::downgrade(&slots.slot(1).unwrap());
+        let second = Arc::downgrade(&slots.slot(2).unwrap());
+        slots.slot(1).unwrap();
 
-        slots.slot(platform(3)).unwrap();
+        slots.slot(3).unwrap();
 
         assert!(first.upgrade().is_some() && second.upgrade().is_none());
-        assert!(slots.peek(platform(3)).is_some());
+        assert!(slots.peek(3).is_some());
     }
 
     #[test]
     fn places_somebody_waits_for_are_kept() {
-        let slots = Slots::new(1);
-        let waited_for = slots.slot(platform(1)).unwrap();
+        let slots = Slots::<u8>::new(1);
+        let waited_for = slots.slot(1).unwrap();
 
-        assert!(matches!(slots.slot(platform(2)), Err(FetchError::Busy { platforms: 1 })));
+        assert!(matches!(slots.slot(2), Err(FetchError::Busy { platforms: 1 })));
         drop(waited_for);
-        assert!(slots.slot(platform(2)).is_ok());
+        assert!(slots.slot(2).is_ok());
     }
 }

@@ -190,6 +190,7 @@ pub fn settings(dir: &Path, pccs: &Web, images: Option<&Web>) -> ConfigFile {
         address: [127, 0, 0, 1].into(),
         port: 0,
         collateral_url: pccs.address.clone(),
+        amd_kds_url: String::new(),
         image_cache_dir: dir.join("images"),
         image_download_url: images.map(Web::image_template).unwrap_or_default(),
         max_verifications: 2,
