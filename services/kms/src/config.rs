@@ -7,6 +7,7 @@ use std::{
 };
 
 use dstack_api::UserFacing;
+use dstack_attestation::parse_certificate;
 use dstack_release_log::Cosigner;
 use dstack_rpc::Endpoint;
 use dstack_service::config::ConfigError;
@@ -14,10 +15,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{domain::Domain, release_log::WitnessSettings, sealing::Pcrs};
 
+mod attestation;
 mod keys;
 
-pub use crate::sealing::PcrBank;
+pub use attestation::{AcceptedTee, AttestationFile};
 pub use keys::{Admin, FirstStart, Onboard, Sealing, SealingProvider, TeeConfig};
+
+pub use crate::sealing::PcrBank;
 
 /// Name of a KMS that nobody named.
 const DEFAULT_DOMAIN: &str = "kms.dstack.internal";
@@ -58,6 +62,9 @@ pub struct ConfigFile {
     /// Verified clients that are remembered.
     #[serde(default = "default_cache")]
     pub verified_cache_entries: usize,
+    /// Whose evidence is believed.
+    #[serde(default)]
+    pub attestation: AttestationFile,
     /// This machine's own evidence.
     #[serde(default)]
     pub tee: TeeConfig,
@@ -259,6 +266,7 @@ impl Settings {
     /// Errors: every broken rule.
     pub fn check(file: ConfigFile, path: &Path) -> Result<Self, SettingsError> {
         let mut problems = file.limits.problems();
+        problems.extend(file.attestation.problems());
         let domain = file.domain.as_deref().map(str::parse::<Domain>).transpose();
         let domain = domain.map_err(|error| problems.push(format!("domain: {error}"))).ok();
         let mr_enclave = file.sealing.mr_enclave.as_deref().map(parse_mr_enclave).transpose();
@@ -359,12 +367,8 @@ fn parse_mr_enclave(text: &str) -> Result<[u8; 32], &'static str> {
 }
 
 fn read_certificate(path: &Path) -> Result<Vec<u8>, String> {
-    use rustls_pki_types::{CertificateDer, pem::PemObject as _};
     let bytes = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    if bytes.first() == Some(&0x30) {
-        return Ok(bytes);
-    }
-    CertificateDer::from_pem_slice(&bytes).map(|der| der.to_vec()).map_err(|_| format!("{} is not a certificate", path.display()))
+    parse_certificate(&bytes).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 #[cfg(test)]
@@ -412,6 +416,23 @@ mod tests {
 
         for key in ["domain:", "max_certificate_days:", "app_domains:", "danger.simulated_root:"] {
             assert!(error.contains(key), "{error}");
+        }
+    }
+
+    #[test]
+    fn only_td_guests_are_believed_unless_more_are_named() {
+        let accepts = |text: &str| parse(&format!("{SMALLEST}{text}")).map(|settings| settings.file.attestation.accepts_snp());
+
+        assert!(!accepts("").unwrap() && !accepts("[attestation]\naccept = [\"tdx\"]\n").unwrap());
+        assert!(accepts("[attestation]\naccept = [\"tdx\", \"sev-snp\"]\n").unwrap());
+        for (text, named) in [
+            ("accept = [\"sev-snp\"]", "attestation.accept:"),
+            ("accept = [\"sgx\"]", "unknown variant `sgx`"),
+            ("amd_kds_url = \"kds\"", "attestation.amd_kds_url:"),
+            ("accepts = []", "unknown field `accepts`"),
+        ] {
+            let error = accepts(&format!("[attestation]\n{text}\n")).unwrap_err().to_string();
+            assert!(error.contains(named), "{error}");
         }
     }
 

@@ -40,7 +40,12 @@ impl Machine {
             verdicts: settings.file.verified_cache_entries,
             ..VerificationLimits::default()
         };
-        let verification = Arc::new(EvidenceVerifier::new(verifier, collateral, limits));
+        let mut verification = EvidenceVerifier::new(verifier, collateral, limits);
+        if settings.file.attestation.accepts_snp() {
+            let chip_keys = settings.file.attestation.chip_keys()?.map(|client| client.with_tls(dstack_rpc::system_tls()));
+            verification = verification.accepting_snp_guests(chip_keys);
+        }
+        let verification = Arc::new(verification);
         Ok(Self { tee, vault, verification, authorizer })
     }
 

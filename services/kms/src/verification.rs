@@ -33,18 +33,22 @@ impl UserFacing for Refusal {
             Self::Peer(PeerRefusal::Request(_)) => {
                 "send the SCALE request and the signature by its key, as SignCert version 1 or 2 defines them".to_owned()
             }
+            Self::Peer(PeerRefusal::SnpNotEnabled) => {
+                "run the guest on Intel TDX, or have the operator add \"sev-snp\" to attestation.accept of the KMS".to_owned()
+            }
             Self::Peer(refusal) => refusal.fix(),
         }
     }
 }
 
 impl Refusal {
-    /// What the client hears. A missing certificate or a malformed request is the client's own knowledge; why evidence is not
-    /// believed is told to the operator only.
+    /// What the client hears. A missing certificate or a malformed request is the client's own knowledge, and that a whole kind of TEE is
+    /// not taken is no secret; why evidence is not believed is told to the operator only.
     pub(crate) fn for_client(&self, request_id: &str) -> RpcError {
         match self {
             Self::NoCertificate => RpcError::new(self.code(), "No attestation provided", self.fix()),
             Self::Peer(PeerRefusal::NoEvidence | PeerRefusal::Certificate(_) | PeerRefusal::Request(_)) => RpcError::from_user_facing(self),
+            Self::Peer(PeerRefusal::SnpNotEnabled) => RpcError::from_user_facing(self),
             Self::Peer(PeerRefusal::Collateral(_)) if self.is_undecided() => RpcError::new(
                 "kms/collateral-unavailable",
                 "the evidence cannot be judged at the moment: no collateral of its platform",

@@ -21,7 +21,7 @@ use dstack_attestation::Attestation;
 use dstack_event_log::{RuntimeEvent, names};
 use dstack_kms::{
     Server,
-    config::{Admin, ConfigFile, Danger, Onboard, Sealing, Settings, TeeConfig},
+    config::{Admin, AttestationFile, ConfigFile, Danger, Onboard, Sealing, Settings, TeeConfig},
 };
 use dstack_manifest::{AppId, ComposeHash, InstanceId, VmConfig};
 use dstack_ra_tls::{
@@ -152,6 +152,7 @@ impl Stack {
             app_domains: Vec::new(),
             max_verifications: 2,
             verified_cache_entries: 16,
+            attestation: AttestationFile::default(),
             tee: TeeConfig::default(),
             sealing: Sealing::default(),
             onboard: Onboard::default(),
