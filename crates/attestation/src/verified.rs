@@ -279,3 +279,6 @@ impl VerifiedEvidence {
         self.platform.valid_until.unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests;

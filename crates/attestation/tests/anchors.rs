@@ -75,6 +75,7 @@ fn there_is_one_simulated_root_beside_the_genuine_ones() {
     assert!(anchors.accepts_simulated() && !hardware.accepts_simulated());
     assert_eq!((name(anchors.find(&simulated(1))), name(anchors.find(&simulated(2)))), (None, Some("simulated")));
     assert_eq!(anchors.roots(Vendor::Intel).count(), 2);
+    assert!(Verifier::new(anchors.clone(), Policy::default()).anchors().accepts_simulated());
     assert_eq!(anchors.roots(Vendor::Intel).map(Anchor::vendor).collect::<Vec<_>>(), [Vendor::Intel; 2]);
 }
 

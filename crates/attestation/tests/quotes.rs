@@ -122,6 +122,10 @@ fn policy_decides_about_status_and_advisories() {
     let error = case.verify(Policy::strict()).map(|_| ()).unwrap_err();
 
     assert_eq!((error.check, *error.reason), (Check::TcbPolicy, Reason::TcbStatus { status: TcbStatus::OutOfDate }));
+    let quote = Verifier::new(TrustAnchors::hardware(), Policy::report_only());
+    let quote = quote.verify_quote(&case.quote(), &case.endorsements(), case.time).unwrap();
+    let advisories = |ids: &[String]| ids.iter().cloned().collect::<BTreeSet<_>>();
+    assert_eq!(advisories(quote.advisory_ids()), advisories(case.advisory_ids.as_ref().unwrap()));
     let advisory = case.advisory_ids.clone().unwrap().remove(0);
     let policy = Policy { rejected_advisories: vec![advisory.clone()], ..Policy::report_only() };
     assert_eq!(*case.verify(policy).map(|_| ()).unwrap_err().reason, Reason::Advisory { advisory });
