@@ -1,7 +1,6 @@
 //! Verified evidence with a field that no genuine guest at hand has.
 #![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
 
-use super::*;
 use crate::{Evidence, Policy, QuoteCollateral, TrustAnchors, Verifier};
 
 const EVIDENCE: &str = include_str!("../../tests/testdata/envelopes/tdx-lite-getquote.json");
