@@ -67,12 +67,16 @@ impl QuoteCollateral {
         serde_json::from_str(text).map_err(|error| CollateralError::Json { reason: error.to_string() })
     }
 
-    /// Whether one of the chains contains `certificate`.
-    pub(crate) fn names(&self, certificate: &[u8]) -> bool {
+    /// Every certificate of the three chains that can be read.
+    pub(crate) fn issuers(&self) -> impl Iterator<Item = CertificateDer<'static>> {
         [&self.tcb_info_issuer_chain, &self.pck_crl_issuer_chain, &self.qe_identity_issuer_chain]
             .into_iter()
-            .flat_map(|chain| CertificateDer::pem_slice_iter(chain.as_bytes()))
-            .any(|der| der.is_ok_and(|der| der.as_ref() == certificate))
+            .flat_map(|chain| CertificateDer::pem_slice_iter(chain.as_bytes()).flatten())
+    }
+
+    /// Whether one of the chains contains `certificate`.
+    pub(crate) fn names(&self, certificate: &[u8]) -> bool {
+        self.issuers().any(|der| der.as_ref() == certificate)
     }
 
     /// Unix seconds at which the older of the two signed documents was issued. Of use once their signatures hold.

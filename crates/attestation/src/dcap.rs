@@ -47,7 +47,8 @@ pub(crate) fn select<'a>(platform: Platform, context: &Context<'a>) -> Result<(&
     let missing = |link, what| Refusal::new(platform, link, Fault::Missing, what);
     let collateral = context.endorsements.collateral.as_ref();
     let collateral = collateral.ok_or_else(|| missing(Link::Endorsements, "no collateral was given"))?;
-    let anchor = context.anchors.select(Vendor::Intel, |root| collateral.names(root));
+    let issuers: Vec<_> = collateral.issuers().collect();
+    let anchor = context.anchors.select(Vendor::Intel, |root| issuers.iter().any(|der| der.as_ref() == root));
     Ok((collateral, anchor.ok_or_else(|| missing(Link::CertificateChain, "no root of Intel is trusted"))?))
 }
 

@@ -59,7 +59,9 @@ fn run(arguments: &Arguments) -> Result<(), Report> {
             return Ok(());
         }
         let server = Server::open(settings).await.map_err(|error| report(&error))?;
-        server.run(dstack_service::shutdown_signal()).await.map_err(|error| start_failure(&error))
+        // On a network thread: this one would have to be woken for each new connection.
+        let serving = tokio::spawn(server.run(dstack_service::shutdown_signal()));
+        serving.await.map_err(std::io::Error::other).flatten().map_err(|error| start_failure(&error))
     })
 }
 

@@ -116,6 +116,8 @@ pub(super) fn server_with(
         .with_client_cert_verifier(verifier)
         .with_single_cert(identity.chain.clone(), identity.private_key())?;
     config.session_storage = Arc::new(ServerSessions::new(max_session_age));
+    // Each holds the client's whole certificate with its evidence; a resumed session brings the next one.
+    config.send_tls13_tickets = 1;
     Ok(config)
 }
 
