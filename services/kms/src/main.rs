@@ -7,8 +7,7 @@ use dstack_api::UserFacing;
 use dstack_kms::{Onboarded, OnboardingServer, Server, config::Settings};
 use dstack_service::report::Report;
 
-/// A release makes some thousand short-lived pieces (papers are parsed); the C library's allocator gives their pages back each time and
-/// has them zeroed again. See also [`keep_pages_small`].
+/// A release makes thousands of short-lived pieces, and the C library's allocator gives their pages back each time.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
