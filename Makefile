@@ -13,6 +13,8 @@ export PATH := $(tools)/bin:$(PATH)
 vhost_device_vsock := 0.3.0
 cargo_deny := 0.20.2
 cargo_fuzz := 0.13.2
+# Only to be compared with.
+dcap_qvl_cli := 0.7.1
 services := -p dstack-cli -p dstack-vmm -p dstack-supervisor -p dstack-kms -p dstack-tee-simulator -p dstack-verifier
 
 .PHONY: help
@@ -28,6 +30,9 @@ $(tools)/bin/vhost-device-vsock:
 
 $(tools)/bin/cargo-deny:
 	cargo install --quiet --locked --root $(tools) --version $(cargo_deny) cargo-deny
+
+$(tools)/bin/dcap-qvl:
+	cargo install --quiet --locked --root $(tools) --version $(dcap_qvl_cli) dcap-qvl-cli
 
 $(tools)/bin/cargo-fuzz:
 	cargo install --quiet --locked --root $(tools) --version $(cargo_fuzz) cargo-fuzz
@@ -55,7 +60,7 @@ check: deps $(tools)/bin/cargo-deny ## formatting, lints, floors, file sizes, de
 	cargo deny --log-level error check bans licenses sources
 
 .PHONY: bench
-bench: image ## the figures of SPECIFICATION.md
+bench: image $(tools)/bin/dcap-qvl ## the figures of SPECIFICATION.md
 	scripts/bench
 
 FUZZ_SECONDS ?= 60

@@ -31,6 +31,7 @@ use crate::{
     release_log::ReleaseLogError,
     replication::{SendError, Sender},
     sealing::Vault,
+    self_authorization::SelfAuthorization,
     tee::Tee,
     verification::{self, Refusal},
 };
@@ -43,6 +44,8 @@ pub struct Kms {
     pub(crate) rules: CertificateRules,
     pub(crate) audit: Audit,
     pub(crate) own: OwnKeys,
+    /// None where the configuration takes the check away.
+    pub(crate) itself: Option<SelfAuthorization>,
     pub(crate) limiter: Arc<RateLimiter>,
     pub(crate) nonces: NonceIssuer,
 }
@@ -87,6 +90,7 @@ impl KmsRpc for Kms {
             self.audit.refused(&call, &denial, Some(&evidence));
             denial.for_attested_caller()
         })?;
+        self.must_be_allowed_itself(&call, &evidence).await?;
         let answer = self.send_root(&allowed, &request, leaf.map(Vec::as_slice).unwrap_or_default())?;
         self.audit.root_released(&call, &evidence).await.map_err(unlogged)?;
         Ok(answer)
@@ -169,7 +173,7 @@ impl KmsRpc for Kms {
 }
 
 impl Kms {
-    /// The two gates in order: evidence, policy. Whoever fails is refused in the way it has earned.
+    /// The gates in order: evidence, policy, this KMS itself. Whoever fails is refused in the way it has earned.
     async fn admit(
         &self,
         call: &Call<'_>,
@@ -182,12 +186,24 @@ impl Kms {
             self.limiter.admit_app(&app_id)?;
         }
         match self.authorizer.authorize_app(&evidence, scope, age).await {
-            Ok(boot) => Ok((evidence, boot)),
+            Ok(boot) => {
+                self.must_be_allowed_itself(call, &evidence).await?;
+                Ok((evidence, boot))
+            }
             Err(denial) => {
                 self.audit.refused(call, &denial, Some(&evidence));
                 Err(denial.for_attested_caller())
             }
         }
+    }
+
+    /// The last gate before keys. `evidence`: of the caller, who learns only that this KMS is out of order.
+    async fn must_be_allowed_itself(&self, call: &Call<'_>, evidence: &VerifiedEvidence) -> Result<(), RpcError> {
+        let Some(itself) = &self.itself else { return Ok(()) };
+        itself.check(&self.own.tee, &self.verification, &self.authorizer).await.map_err(|refusal| {
+            self.audit.refused(call, &refusal, Some(evidence));
+            RpcError::new(refusal.code(), "KMS self authorization failed", "use another KMS of this root, or tell the operator of this one")
+        })
     }
 
     /// How old the evidence in the caller's certificate can be, by the nonce that it binds. Worth something once that is verified.

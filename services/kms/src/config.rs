@@ -167,6 +167,9 @@ pub struct Danger {
     /// Believe hardware whose ACPI tables nobody can recompute; the guest's kernel runs code from them.
     #[serde(default)]
     pub accept_unchecked_acpi: bool,
+    /// Release keys without asking the policy whether it allows this KMS itself.
+    #[serde(default)]
+    pub skip_self_authorization: bool,
     /// Ask the webhook about evidence of a software TEE. An allow list says for itself whether it accepts it.
     #[serde(default)]
     pub webhook_decides_simulated: bool,
@@ -456,7 +459,7 @@ mod tests {
         let known: toml::Table = toml::from_str(&toml::to_string(&all).unwrap()).unwrap();
         assert_eq!(shown.keys().collect::<Vec<_>>(), known.keys().collect::<Vec<_>>());
         let danger = |table: &toml::Table| table["danger"].as_table().unwrap().keys().cloned().collect::<Vec<_>>();
-        assert_eq!(danger(&shown), ["accept_unchecked_acpi", "run_without_tee", "webhook_decides_simulated"]);
+        assert_eq!(danger(&shown), ["accept_unchecked_acpi", "run_without_tee", "skip_self_authorization", "webhook_decides_simulated"]);
         assert_eq!(danger(&known), danger(&shown), "simulated_root and simulated_tee are shown in prose: they need more");
     }
 }

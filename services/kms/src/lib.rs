@@ -31,6 +31,7 @@ mod release;
 mod release_log;
 mod replication;
 mod sealing;
+mod self_authorization;
 mod server;
 mod tee;
 mod verification;

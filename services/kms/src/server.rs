@@ -34,6 +34,7 @@ use crate::{
     release::pem_of,
     release_log::{self, ReleaseLog, ReleaseLogError, WitnessSettings},
     sealing::SealingError,
+    self_authorization::SelfAuthorization,
 };
 
 /// Calls that change nothing and carry nothing secret.
@@ -177,7 +178,11 @@ impl Server {
         let own = OwnKeys { dir: settings.file.cert_dir.clone(), vault, tee, leaf: identity_leaf };
         let (limits, audit) = (settings.file.limits, Audit::new(log, authorizer.backend()));
         let (limiter, nonces) = (Arc::new(RateLimiter::new(&limits)), NonceIssuer::new(&store.keys));
-        let kms = Kms { store, authorizer, verification, rules, audit, own, limiter, nonces };
+        let itself = (!settings.file.danger.skip_self_authorization).then(SelfAuthorization::new);
+        if itself.is_none() {
+            tracing::warn!(setting = "danger.skip_self_authorization", "keys are released even if the policy does not allow this KMS");
+        }
+        let kms = Kms { store, authorizer, verification, rules, audit, own, itself, limiter, nonces };
         Ok(Self { kms: Arc::new(kms), listener, admin, ready_file: settings.file.ready_file, witnesses: settings.witnesses, limits })
     }
 

@@ -4,6 +4,7 @@
 mod testbed;
 
 use std::{
+    net::{Ipv4Addr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -11,10 +12,11 @@ use std::{
 use dstack_api::kms::{Empty, GetAppKeyRequest, KmsClient};
 use dstack_kms::config::LimitsFile;
 use http::StatusCode;
-use testbed::{Guest, Stack, connect};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use testbed::{Guest, Stack, connect, program::Program};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -78,6 +80,33 @@ async fn clients_that_never_finish_keep_no_guest_from_its_keys() {
     assert_eq!(keys.disk_crypt_key.len(), 32);
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
     assert_eq!(stuck.len(), 300);
+}
+
+/// The real program, each source with its own hundred, all held open by this side.
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_half_open_connections_keep_no_guest_from_its_keys() {
+    const CONNECTIONS: u32 = 10_000;
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    assert!(most > u64::from(CONNECTIONS) + 200, "this machine allows a process {most} files");
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+    let stack = Stack::start().await;
+    let kms = Program::start(&stack);
+    let server: SocketAddr = kms.url.trim_start_matches("https://").trim_end_matches("/prpc").parse().unwrap();
+    let request = GetAppKeyRequest { api_version: 1, ..Default::default() };
+
+    let mut held = Vec::new();
+    for index in 0..CONNECTIONS {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 1, 0, 1)) + index / 100), 0).into()).unwrap();
+        held.push(socket.connect(server).await.unwrap());
+        if index % 1000 == 999 {
+            let started = Instant::now();
+            let keys = connect(&kms.url, &stack.guest(1)).await.get_app_key(&request).await.unwrap();
+            assert_eq!(keys.disk_crypt_key.len(), 32);
+            assert!(started.elapsed() < Duration::from_secs(5), "{:?} beside {}", started.elapsed(), held.len());
+        }
+    }
+    assert!(kms.resident_bytes() < 200 << 20, "{} bytes", kms.resident_bytes());
 }
 
 /// A body that does not come is not waited for by anyone else, and a body that is too long is not read.

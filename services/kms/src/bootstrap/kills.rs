@@ -56,17 +56,19 @@ fn received() -> NewKeys {
 /// Makes KMSs and rotates their epochs until it is killed.
 fn be_victim(base: &Path) {
     let mut steps = OpenOptions::new().append(true).open(base.join("steps")).unwrap();
+    // In one write: a kill must not leave half a line.
+    let mut say = |line: String| steps.write_all(line.as_bytes()).unwrap();
     for number in 0.. {
         let dir = base.join(format!("{number}/kms"));
-        writeln!(steps, "begin {number} 0").unwrap();
+        say(format!("begin {number} 0\n"));
         let store = if number % 2 == 0 { at(&dir, |site| site.load_or_create()) } else { at(&dir, |site| site.create(&received())) };
         let mut epochs = store.unwrap().epochs.into_inner().unwrap();
-        writeln!(steps, "end {number} 0").unwrap();
+        say(format!("end {number} 0\n"));
         for rotation in 1..=ROTATIONS {
             epochs.rotate(&mut OsRng, NOW, 0, 10).unwrap();
-            writeln!(steps, "begin {number} {rotation}").unwrap();
+            say(format!("begin {number} {rotation}\n"));
             write_secret(&dir, EPOCHS, &epochs.encode(), &vault()).unwrap();
-            writeln!(steps, "end {number} {rotation}").unwrap();
+            say(format!("end {number} {rotation}\n"));
         }
     }
 }

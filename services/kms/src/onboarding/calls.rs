@@ -24,6 +24,7 @@ use crate::{
     machine::Machine,
     recovery::Session,
     replication,
+    self_authorization::{self, SelfRefusal, padded},
 };
 
 /// Report data of the evidence that only tells who this machine is.
@@ -147,11 +148,13 @@ impl Onboarding {
 
     /// This machine's verified evidence; none without a TEE.
     async fn own_evidence(&self) -> Result<Option<Arc<VerifiedEvidence>>, RpcError> {
-        let report_data = padded(INTRODUCTION);
-        let envelope = self.machine.tee.attest(&report_data).map_err(|error| RpcError::from_user_facing(&error))?;
-        let Some(envelope) = envelope else { return Ok(None) };
-        let verified = self.machine.verification.of_envelope(&envelope, &report_data, unix_seconds()).await;
-        verified.map(Some).map_err(|error| RpcError::from_user_facing(&error))
+        let Machine { tee, verification, .. } = &self.machine;
+        let evidence = self_authorization::own_evidence(tee, verification, &padded(INTRODUCTION)).await;
+        evidence.map_err(|refusal| match &refusal {
+            SelfRefusal::Attest(error) => RpcError::from_user_facing(error),
+            SelfRefusal::Evidence(error) => RpcError::from_user_facing(error),
+            SelfRefusal::Policy(_) => RpcError::from_user_facing(&refusal),
+        })
     }
 
     /// Keys are made or received only where the policy would accept this machine as a KMS.
@@ -177,15 +180,6 @@ impl Onboarding {
     fn at<T>(&self, domain: &Domain, act: impl FnOnce(&Site<'_>) -> T) -> T {
         self.machine.at(&self.settings.file.cert_dir, domain, unix_seconds(), act)
     }
-}
-
-/// At most 64 bytes with zeros behind.
-fn padded(bytes: &[u8]) -> [u8; 64] {
-    let mut report_data = [0; 64];
-    for (to, from) in report_data.iter_mut().zip(bytes) {
-        *to = *from;
-    }
-    report_data
 }
 
 fn parse_domain(text: &str) -> Result<Domain, RpcError> {
