@@ -121,6 +121,10 @@ pub(crate) struct DeployArgs {
     /// Environment file with secrets; sealed here, opened only inside the VM.
     #[arg(short = 'e', long, value_name = "FILE")]
     pub env_file: Option<PathBuf>,
+    /// Derivations of the app's keys: as every KMS and client knows them, or with labels, epochs and keys for each instance. An app keeps
+    /// the scheme it has: other keys do not open its disk. An environment (-e) needs `compatible`.
+    #[arg(long, value_name = "SCHEME", value_parser = ["compatible", "separated"], default_value = "compatible")]
+    pub key_scheme: String,
     /// OS image; default is the newest one of the VMM.
     #[arg(long, value_name = "NAME")]
     pub image: Option<String>,

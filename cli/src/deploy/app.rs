@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use dstack_key_hierarchy::EnvVar;
-use dstack_manifest::{AppCompose, AppComposeDocument, PreloadedImage, VerityVolume};
+use dstack_manifest::{AppCompose, AppComposeDocument, KeyScheme, PreloadedImage, Requirements, VerityVolume};
 use dstack_os_image::volume::PackedVolume;
 
 use crate::{
@@ -31,6 +31,21 @@ pub(super) fn name(option: Option<&str>, compose: &ComposeFile, path: &Path) -> 
     Ok(name)
 }
 
+/// The scheme that the option names.
+///
+/// Errors: an environment is to be sealed as well, to a key that the instance does not have before its first boot.
+pub(super) fn key_scheme(option: &str, vars: &[EnvVar]) -> Outcome<KeyScheme> {
+    match option {
+        "separated" if !vars.is_empty() => Err(Failure::usage(
+            "deploy/separated-environment",
+            "separated keys are those of an instance, which has no environment key before its first boot",
+            "leave out -e and let the app ask for its secrets, or leave out --key-scheme",
+        )),
+        "separated" => Ok(KeyScheme::Separated),
+        _ => Ok(KeyScheme::Compatible),
+    }
+}
+
 /// The measured document of an app.
 ///
 /// `kms_id`: pins the KMS, so that no other one can hand it keys.
@@ -41,12 +56,16 @@ pub(super) fn build(
     compose: &ComposeFile,
     vars: &[EnvVar],
     kms_id: &str,
+    key_scheme: KeyScheme,
     volume: Option<&PackedVolume>,
 ) -> Outcome<AppCompose> {
     let mut document = AppComposeDocument::for_docker_compose(name, &compose.text);
     kms_id.clone_into(&mut document.key_provider_id);
     document.allowed_envs = vars.iter().map(|var| var.key.clone()).collect();
     document.allowed_envs.sort();
+    if key_scheme != KeyScheme::Compatible {
+        document.demand(Requirements { key_scheme: Some(key_scheme), ..Requirements::default() });
+    }
     if let Some(volume) = volume {
         document.verity_volumes = vec![VerityVolume {
             source: format!("{}.img", volume.verity_root),

@@ -65,6 +65,7 @@ pub(crate) async fn deploy(args: &DeployArgs, output: Output) -> Outcome {
     let compose = ComposeFile::read(&args.compose)?;
     let vars = read_env(args)?;
     let name = app::name(args.name.as_deref(), &compose, &args.compose)?;
+    let key_scheme = app::key_scheme(&args.key_scheme, &vars)?;
     remarks(&compose, &vars, output);
     let lookup = |name: &str| vars.iter().find(|var| var.key == name).map(|var| var.value.to_string());
     let wishes: Vec<PortSpec> = args.ports.iter().map(|text| text.parse()).collect::<Outcome<_>>()?;
@@ -79,7 +80,7 @@ pub(crate) async fn deploy(args: &DeployArgs, output: Output) -> Outcome {
     // Before the long steps, so that a taken port costs nothing.
     let ports = if args.dry_run.is_some() { Vec::new() } else { ports::resolve(&specs)? };
     let volume = images::pack(args, &vmm, &compose, &progress)?;
-    let app = app::build(&name, &compose, &vars, &kms.provider_id()?, volume.as_ref())?;
+    let app = app::build(&name, &compose, &vars, &kms.provider_id()?, key_scheme, volume.as_ref())?;
     let (compose_hash, app_id) = (app.compose_hash(), app.compose_hash().default_app_id());
     if let Some(path) = &args.dry_run {
         return dry_run(path, &app, output);

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use dstack_manifest::KeyScheme;
 use dstack_os_image::volume::{PackedImage, PackedVolume};
 
 use super::*;
@@ -70,7 +71,7 @@ fn document_is_the_measured_form_of_what_the_user_brought() {
     let root = "11".repeat(32).parse().unwrap();
     let volume = PackedVolume { path: "/v".into(), verity_root: root, data_bytes: 4096, images: vec![packed_image] };
 
-    let app = app::build("shop", &compose(), &vars, "3059", Some(&volume)).unwrap();
+    let app = app::build("shop", &compose(), &vars, "3059", KeyScheme::Compatible, Some(&volume)).unwrap();
 
     let text = String::from_utf8(app.raw().to_vec()).unwrap();
     assert!(!text.contains("secret"));
@@ -111,8 +112,20 @@ fn document_is_the_measured_form_of_what_the_user_brought() {
 }
 
 #[test]
+fn separated_keys_are_demanded_in_the_measured_document() {
+    let build = |scheme| app::build("shop", &compose(), &[], "3059", scheme, None).unwrap();
+    let separated = app::key_scheme("separated", &[]).unwrap();
+
+    assert_eq!(build(separated).document().key_scheme(), KeyScheme::Separated);
+    assert_ne!(build(separated).compose_hash(), build(KeyScheme::Compatible).compose_hash());
+    let refused = app::key_scheme("separated", &[EnvVar::new("A", "secret")]).unwrap_err();
+    assert_eq!(refused.report.code, "deploy/separated-environment");
+    assert_eq!(app::key_scheme("compatible", &[EnvVar::new("A", "secret")]).unwrap(), KeyScheme::Compatible);
+}
+
+#[test]
 fn same_input_gives_the_same_app_id() {
-    let build = || app::build("shop", &compose(), &[], "3059", None).unwrap().compose_hash().default_app_id();
+    let build = || app::build("shop", &compose(), &[], "3059", KeyScheme::Compatible, None).unwrap().compose_hash().default_app_id();
 
     assert_eq!(build(), build());
 }

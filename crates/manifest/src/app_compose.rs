@@ -10,6 +10,8 @@ use crate::{ComposeHash, Digest32, host_share};
 pub const MAX_APP_COMPOSE_BYTES: u64 = host_share::APP_COMPOSE.max_bytes;
 /// Highest manifest version this code understands; higher ones are refused so that new features fail closed.
 const MAX_MANIFEST_VERSION: u64 = 3;
+/// The first that may make demands.
+const REQUIREMENTS_VERSION: u64 = 3;
 const MAX_INIT_SCRIPTS: usize = 5;
 
 /// Why a document is refused.
@@ -146,7 +148,7 @@ pub struct PreloadedImage {
 }
 
 /// What the application demands of its surroundings. Unknown demands are refused, since ignoring one would weaken it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Requirements {
     /// Semantic version requirement on the OS.
@@ -327,6 +329,12 @@ impl AppComposeDocument {
             preloaded_images: Vec::new(),
             requirements: None,
         }
+    }
+
+    /// Makes demands, which older guests refuse instead of ignoring them: the document is one of manifest version 3 then.
+    pub fn demand(&mut self, requirements: Requirements) {
+        self.manifest_version = ManifestVersion(REQUIREMENTS_VERSION);
+        self.requirements = Some(requirements);
     }
 
     /// The manifest version, 1 to 3.

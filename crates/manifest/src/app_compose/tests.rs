@@ -77,6 +77,18 @@ fn separated_keys_are_a_demand_on_a_kms() {
 }
 
 #[test]
+fn a_new_document_can_demand_separated_keys() {
+    let mut document = AppComposeDocument::for_docker_compose("app", "services: {}\n");
+    document.set_key_provider(KeyProviderKind::Kms);
+    document.demand(Requirements { key_scheme: Some(KeyScheme::Separated), ..Requirements::default() });
+
+    let app = AppCompose::from_document(document).unwrap();
+
+    let read = AppCompose::parse(app.raw().to_vec()).unwrap();
+    assert_eq!((read.document().key_scheme(), read.document().manifest_version()), (KeyScheme::Separated, 3));
+}
+
+#[test]
 fn a_document_without_demands_is_written_as_before() {
     let compose = AppCompose::from_document(AppComposeDocument::for_docker_compose("hello", "services: {}\n")).unwrap();
 
