@@ -56,6 +56,8 @@ pub(crate) fn certificates_of_pem(pem: &[u8]) -> Result<Vec<Vec<u8>>, Certificat
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+
     use super::*;
 
     const ONE: &str = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
@@ -76,5 +78,19 @@ mod tests {
         assert_eq!(parse_certificate(b"hello"), Err(CertificatesError::None));
         let broken = format!("{ONE}-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n");
         assert!(matches!(parse_certificates(broken.as_bytes()), Err(CertificatesError::Pem { .. })));
+    }
+
+    #[test]
+    fn revocation_lists_are_told_from_certificates_and_broken_ones() {
+        let collateral = include_str!("../tests/testdata/tdx/collateral/b0c06f000000-tdx-platform-20250313-e17.json");
+        let list = crate::QuoteCollateral::parse_json(collateral).unwrap().root_ca_crl;
+        let pem = format!("-----BEGIN X509 CRL-----\n{}\n-----END X509 CRL-----\n", STANDARD.encode(&list));
+
+        assert_eq!(parse_revocation_list(&list), Some(list.clone()));
+        assert_eq!(parse_revocation_list(pem.as_bytes()), Some(list.clone()));
+        assert_eq!(parse_revocation_list(&list[..list.len() - 1]), None);
+        assert_eq!(parse_revocation_list(&[list.as_slice(), &[0]].concat()), None);
+        assert_eq!(parse_revocation_list(include_bytes!("../roots/intel-sgx-root-ca.der")), None);
+        assert_eq!(parse_revocation_list(b""), None);
     }
 }
